@@ -1,0 +1,1 @@
+"""relaymta: a mail relay on Twisted: safe, fast and explainable."""

@@ -1,0 +1,218 @@
+"""One whole relay on one reactor, put together from its rooms: only wiring.
+
+A Relay owns one shard of the spool and serves listening sockets that somebody else bound. It is what the daemon runs
+in its own process, or once in each worker. What a signal means and whose the ports are is left to service.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IListeningPort
+
+from relaymta import events
+from relaymta.admin.commands import DaemonCommands
+from relaymta.admin.control import Command
+from relaymta.admin.drop import DropWatcher
+from relaymta.admin.queuecommands import QueueCommands
+from relaymta.admin.recorder import Recorder
+from relaymta.delivery.attempt import Deliveries
+from relaymta.mail.envelope import Envelope
+from relaymta.mail.queueid import IdMaker
+from relaymta.mail.reply import Reply
+from relaymta.net.dns import Resolver
+from relaymta.net.listen import serve
+from relaymta.policy.pipeline import Pipeline
+from relaymta.policy.relaying import Relaying
+from relaymta.queue.lanes import Lanes
+from relaymta.queue.manager import Manager
+from relaymta.reception import Manners, Reception
+from relaymta.routing.mx import HostFinder
+from relaymta.routing.ourselves import Ourselves
+from relaymta.routing.router import Router
+from relaymta.scheduler import Scheduler, Terms
+from relaymta.settings import Settings
+from relaymta.smtp.server import Peer, RelayFactory
+from relaymta.store.interfaces import OpenReport
+from relaymta.store.shards import shard_path
+from relaymta.store.spool import SMALL_MAX, DiskSpool
+
+VERSION = "0.1.0"
+DRAIN_SECONDS = 30.0  # how long running transactions and deliveries may take to end; ours
+
+
+class Relay:
+    """The rooms of one relay. `reactor` is Twisted's; `shard` is the number of the shard that it owns."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        ears: events.Ears,
+        *,
+        shard: int = 0,
+        reload: Callable[[], Deferred[None] | None],
+        stop: Callable[[str], None],
+        pid: int,
+    ) -> None:
+        self.settings = settings
+        self._reactor = reactor
+        self._ears = ears
+        self._tell = ears.tell
+        self._shard = shard
+        self._ids = IdMaker(reactor.seconds, shard)
+        self._random = Random()
+        self._factories: dict[str, RelayFactory] = {}
+        self._ports: dict[str, IListeningPort] = {}
+        self.recorder = Recorder(reactor.seconds, settings.admin.history)
+        ears.add(self.recorder)
+        self.spool = DiskSpool(
+            shard_path(settings.spool, shard),
+            seconds=reactor.seconds,
+            call_later=reactor.callLater,
+            call_from_thread=reactor.callFromThread,
+        )
+        self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
+        self._resolver = Resolver(reactor, settings.dns)
+        self.deliveries = self._make_deliveries(settings)
+        self.lanes: Lanes[Any] = Lanes(settings.lane_settings(), self.manager.timeline.sender)
+        self.scheduler = Scheduler(
+            self.manager, self.deliveries, self.lanes, _terms(settings), reactor, self._tell, str(shard)
+        )
+        self.reception = Reception(_manners(settings), self.manager, reactor.seconds, self._tell)
+        self._drop = DropWatcher(
+            reactor, settings.drop, self._take_drop, self._tell, reactor.seconds, settings.message_max
+        )
+        self._queue_commands = QueueCommands(self.manager, self.scheduler.desk, self.lanes.wake, self._tell)
+        self._daemon_commands = DaemonCommands(
+            version=VERSION,
+            pid=pid,
+            seconds=reactor.seconds,
+            stats=self.manager.stats,
+            lanes=self.lanes.rows,
+            recorder=self.recorder,
+            reload=reload,
+            stop=stop,
+            more=self._more_stats,
+        )
+
+    # Beginning and end
+
+    def open(self) -> Deferred[None]:
+        """Own the spool, mend what a crash left, and begin to deliver. Fails with SpoolError."""
+        return self.manager.open().addCallback(self._opened)
+
+    def _opened(self, report: OpenReport) -> None:
+        self.scheduler.start(report)
+        if self._shard == 0:
+            self._drop.start()
+
+    def listen(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Serve these bound sockets, by the name of their listener; those no longer named are let go."""
+        for name in [name for name in self._ports if name not in sockets]:
+            self._ports.pop(name).stopListening()
+            self._factories.pop(name).drain(DRAIN_SECONDS)
+        for listener in self.settings.listeners:
+            if listener.name not in self._ports and listener.name in sockets:
+                factory = RelayFactory(
+                    listener,
+                    self.settings.hostname,
+                    self.reception.handler,
+                    self._reactor,
+                    self._ids.next,
+                    on_bug=self._bug,
+                    on_turned_away=self._turned_away,
+                )
+                self._factories[listener.name] = factory
+                self._ports[listener.name] = serve(self._reactor, sockets[listener.name], factory)
+
+    def reload(self, settings: Settings) -> None:
+        """Put another configuration in force: for sessions to come, and for every attempt from now on."""
+        self.settings = settings
+        self.reception.manners = _manners(settings)
+        for listener in settings.listeners:
+            factory = self._factories.get(listener.name)
+            if factory is not None:
+                factory.configure(listener)
+        before, resolver = self.deliveries, self._resolver
+        self._resolver = Resolver(self._reactor, settings.dns)
+        self.deliveries = self._make_deliveries(settings)
+        self.scheduler.reload(_terms(settings), self.deliveries)
+        before.close(DRAIN_SECONDS).addCallback(lambda _: resolver.close())
+        self._tell(events.DaemonReloaded(VERSION, ""))
+
+    def stop(self, reason: str) -> Deferred[None]:
+        """Take nobody in, let what runs end, and give the spool up; fires when all is on disk."""
+        self._tell(events.DaemonStopping(reason))
+        for port in self._ports.values():
+            port.stopListening()
+        drained = [factory.drain(DRAIN_SECONDS) for factory in self._factories.values()]
+        if self._shard == 0:
+            drained.append(self._drop.stop())
+        return gatherResults(drained).addCallback(self._stop_deliveries)
+
+    def _stop_deliveries(self, _: object) -> Deferred[None]:
+        return self.scheduler.stop(DRAIN_SECONDS).addCallback(self._close)
+
+    def _close(self, _: object) -> Deferred[None]:
+        self._resolver.close()
+        return self.manager.close()
+
+    # What the rooms are given
+
+    def commands(self) -> dict[str, Command]:
+        """What the operator may ask of this relay."""
+        return {**self._daemon_commands.table(), **self._queue_commands.table()}
+
+    def _make_deliveries(self, settings: Settings) -> Deliveries:
+        listening = [
+            (listener.address.host, listener.address.port)
+            for listener in settings.listeners
+            if listener.address is not None and not listener.address.is_unix
+        ]
+        ourselves = Ourselves(settings.hostname, listening)
+        finder = HostFinder(self._resolver, settings.mx, ourselves, self._random)
+        return Deliveries(
+            self._reactor,
+            finder,
+            settings.delivery,
+            hostname=settings.hostname,
+            tell=self._tell,
+            sources=settings.sources,
+        )
+
+    def _take_drop(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
+        """Mail that sendmail(1) left: as good as mail from this host."""
+        return self.reception.take(evolve(envelope, accepted_at=self._reactor.seconds()), octets)
+
+    def _more_stats(self) -> dict[str, object]:
+        sessions = {name: factory.door.count for name, factory in self._factories.items()}
+        return {"sessions": sessions, "connections": self.deliveries.connections}
+
+    def _bug(self, where: str, trace: str) -> None:
+        self._tell(events.BugCaught(where, trace))
+
+    def _turned_away(self, peer: Peer, reply: Reply) -> None:
+        self._tell(events.SessionRefused(peer.session, peer.listener, peer.client, str(reply)))
+
+
+def _terms(settings: Settings) -> Terms:
+    return Terms(
+        Router(settings.routes),
+        settings.hostname,
+        settings.notices(),
+        settings.queue,
+        settings.lane_settings(),
+    )
+
+
+def _manners(settings: Settings) -> Manners:
+    relaying = Relaying(settings.relay)
+    return Manners(
+        settings.hostname, settings.postmaster_address, relaying, Pipeline([relaying]), SMALL_MAX
+    )

@@ -1,0 +1,95 @@
+"""Where the daemon's things are, as far as a command needs to know: read from the file without judging it.
+
+An operator in the midst of an edit must still be able to ask the daemon: what is wrong with the file is told by
+`relaymta check`, and here a value that cannot be used is its default. Names and defaults are relaymta.toml(5)'s.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from typing import Any
+
+from attrs import frozen
+
+ENVIRONMENT = "RELAYMTA_CONFIG"
+DEFAULT = "/etc/relaymta/relaymta.toml"
+QUICKSTART = "etc/relaymta/quickstart.toml"  # in a checkout, where nothing is installed
+
+
+@frozen(slots=True)
+class Installation:
+    """What one configuration file says of places. `listeners` are (address, tls) in their order, as str."""
+
+    file: str
+    socket: str
+    spool: str
+    hostname: str
+    listeners: tuple[tuple[str, str], ...]
+
+    @property
+    def drop(self) -> str:
+        """Where sendmail(1) leaves messages."""
+        return os.path.join(self.spool, "drop")
+
+
+def find_file(named: str = "") -> str:
+    """The configuration file: as named, by the environment, the system's, or a checkout's quick start."""
+    if named:
+        return named
+    if os.environ.get(ENVIRONMENT):
+        return os.environ[ENVIRONMENT]
+    if not os.path.exists(DEFAULT) and os.path.exists(QUICKSTART):
+        return QUICKSTART
+    return DEFAULT
+
+
+def look(file: str) -> Installation:
+    """Read what can be read of the places in `file`; a file that cannot be read has the defaults."""
+    try:
+        with open(file, "rb") as stream:
+            raw = tomllib.load(stream)
+    except (OSError, ValueError):
+        raw = {}
+    listeners = tuple(
+        (_text(one, "address", ""), _text(one, "tls", "none"))
+        for one in _tables(raw, "listener")
+        if _text(one, "address", "")
+    )
+    return Installation(
+        file=file,
+        socket=_text(_table(raw, "admin"), "socket", "/run/relaymta/control.sock"),
+        spool=_text(raw, "spool", "/var/spool/relaymta"),
+        hostname=_text(raw, "hostname", "") or socket.getfqdn().lower(),
+        listeners=listeners or (("0.0.0.0:25", "none"),),
+    )
+
+
+def connectable(address: str) -> tuple[str, int] | str:
+    """Where to connect to reach what listens at `address`: (host, port), or the path of a UNIX socket.
+
+    Raises ValueError for what is no address.
+    """
+    if address.startswith("unix:"):
+        return address[5:]
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit():
+        raise ValueError(f'"{address}" is not an address; write it as "127.0.0.1:25" or "unix:/run/x.sock"')
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(port)
+
+
+def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    found = raw.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _tables(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = raw.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _text(raw: dict[str, Any], key: str, default: str) -> str:
+    found = raw.get(key)
+    return found if isinstance(found, str) and found else default

@@ -1,0 +1,138 @@
+"""relaymta(1): the operator's hand. This file knows the words of the command line; what each does is its module's.
+
+Exit status: 0 done, 1 not done (one clear line on standard error), 2 wrong usage. A command imports what it needs
+when it runs, so that asking the daemon something takes no longer than starting Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from importlib import import_module
+
+from relaymta.cli.daemon import DaemonError
+from relaymta.cli.installation import DEFAULT, ENVIRONMENT, find_file
+
+# which module runs a command
+MODULES = {
+    "check": "relaymta.cli.check",
+    "config": "relaymta.cli.check",
+    "queue": "relaymta.cli.queue",
+    "stats": "relaymta.cli.status",
+    "trace": "relaymta.cli.status",
+    "version": "relaymta.cli.status",
+    "reload": "relaymta.cli.steer",
+    "stop": "relaymta.cli.steer",
+    "send": "relaymta.cli.send",
+    "sink": "relaymta.cli.sink",
+}
+
+
+class CommandFailed(Exception):  # noqa: N818 - it is the answer "no", not a fault
+    """A command could not do what was asked; the text is the one line that says why."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The console script. `words` are the arguments, those of the process by default."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # an address in UTF-8 on a terminal that is ASCII
+    arguments = parser().parse_args(words)
+    arguments.config = find_file(arguments.config)
+    try:
+        status: int = import_module(MODULES[arguments.command]).run(arguments)
+        sys.stdout.flush()
+        return status
+    except (DaemonError, CommandFailed) as error:
+        print(f"relaymta: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # whoever read has seen enough, as in `relaymta queue list | head`; nothing is left for Python to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> ArgumentParser:
+    """The whole command line."""
+    common = ArgumentParser(add_help=False)
+    common.add_argument(
+        "-c", "--config", metavar="FILE", default=SUPPRESS, help=f"configuration ({ENVIRONMENT}, or {DEFAULT})"
+    )
+    common.add_argument("--json", action="store_true", default=SUPPRESS, help="rows of JSON instead of tables")
+    top = ArgumentParser(
+        prog="relaymta", description="The operator's hand of the relaymta mail relay.", parents=[common]
+    )
+    top.set_defaults(config="", json=False)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("check", parents=[common], help="say everything that is wrong with the configuration")
+    commands.add_parser("config", parents=[common], help="every value in force, and where it comes from")
+    _add_queue(commands.add_parser("queue", help="what waits: list, show, retry, hold, release, delete"), common)
+    commands.add_parser("stats", parents=[common], help="the daemon and its queue in numbers")
+    trace = commands.add_parser("trace", parents=[common], help="what happened to one message or session")
+    trace.add_argument("id", metavar="ID", help="a queue id or a session id")
+    commands.add_parser("reload", parents=[common], help="let the daemon read its configuration anew")
+    stop = commands.add_parser("stop", parents=[common], help="let the daemon finish what it does, and end")
+    stop.add_argument("--wait", metavar="TIME", type=_span, default=60.0, help='how long to wait for it ("60s")')
+    _add_send(commands.add_parser("send", parents=[common], help="send one test message"))
+    _add_sink(commands.add_parser("sink", parents=[common], help="a server that shows each message and keeps none"))
+    commands.add_parser("version", parents=[common], help="the version of this program")
+    return top
+
+
+def _add_queue(queue: ArgumentParser, common: ArgumentParser) -> None:
+    chosen = ArgumentParser(add_help=False)
+    chosen.add_argument("ids", nargs="*", metavar="ID", help="queue ids")
+    chosen.add_argument("--id", dest="more_ids", action="append", default=[], metavar="ID", help="a queue id")
+    chosen.add_argument("--sender", metavar="ADDRESS", help='"<>" is the null sender')
+    chosen.add_argument("--recipient", metavar="ADDRESS", help="one that is still to be delivered")
+    chosen.add_argument("--domain", metavar="DOMAIN", help="of such a recipient")
+    chosen.add_argument("--lane", metavar="LANE", help='transport and next hop, such as "smtp:example.org"')
+    chosen.add_argument("--held", action="store_true", default=None, help="only what is on hold")
+    chosen.add_argument("--older", metavar="TIME", type=_span, help='accepted longer ago, such as "4h"')
+    chosen.add_argument("--younger", metavar="TIME", type=_span, help="accepted more recently")
+    everything = ArgumentParser(add_help=False)
+    everything.add_argument("--all", action="store_true", help="the whole queue")
+
+    actions = queue.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", parents=[common, chosen], help="what waits")
+    listing.add_argument("--limit", metavar="N", type=int, help="at most so many")
+    listing.add_argument("--brief", action="store_true", help="only what needs no file to be opened")
+    show = actions.add_parser("show", parents=[common], help="everything about one message")
+    show.add_argument("ids", nargs="+", metavar="ID", help="queue ids")
+    actions.add_parser("retry", parents=[common, chosen, everything], help="attempt now")
+    hold = actions.add_parser("hold", parents=[common, chosen, everything], help="let wait until released")
+    hold.add_argument("--reason", metavar="TEXT", help="kept in the message's story")
+    actions.add_parser("release", parents=[common, chosen, everything], help="end a hold")
+    actions.add_parser("delete", parents=[common, chosen, everything], help="delete; nobody is told")
+
+
+def _add_send(send: ArgumentParser) -> None:
+    send.add_argument("--to", required=True, action="append", metavar="ADDRESS", help="may be given several times")
+    send.add_argument("--from", dest="sender", metavar="ADDRESS", help="you at this host, by default")
+    send.add_argument("--subject", metavar="TEXT", help="of the message")
+    send.add_argument("--text", metavar="TEXT", help="its body")
+    send.add_argument("--server", metavar="ADDRESS", help="instead of the first listener, such as 127.0.0.1:25")
+
+
+def _add_sink(sink: ArgumentParser) -> None:
+    sink.add_argument("--listen", metavar="ADDRESS", default="127.0.0.1:2526", help="where (127.0.0.1:2526)")
+    sink.add_argument("--dump", metavar="DIR", help="keep each message as a file there")
+    sink.add_argument("--quiet", action="store_true", help="only count")
+
+
+def _span(text: str) -> float:
+    from relaymta.config.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

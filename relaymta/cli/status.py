@@ -1,0 +1,97 @@
+"""relaymta stats, trace and version: the daemon looked at."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from relaymta.cli.daemon import ask
+from relaymta.cli.installation import look
+from relaymta.cli.output import Column, age, amount, clean, moment, print_json, print_lines, print_table
+
+FACTS = [Column("WHAT"), Column("HOW MANY", right=True)]
+LANES = [
+    Column("LANE"),
+    Column("WAITING", right=True),
+    Column("RUNNING", right=True),
+    Column("WINDOW", right=True),
+    Column("FAILURES", right=True),
+    Column("SUSPENDED UNTIL"),
+]
+
+
+def run(arguments: Namespace) -> int:
+    """Do one of the commands."""
+    if arguments.command == "version":
+        return _version(arguments)
+    path = look(arguments.config).socket
+    return _stats(path, arguments) if arguments.command == "stats" else _trace(path, arguments)
+
+
+def _version(arguments: Namespace) -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("relaymta")
+    except PackageNotFoundError:
+        found = "unknown: run from a checkout"
+    if arguments.json:
+        print_json([{"version": found}])
+    else:
+        print(f"relaymta {found}")
+    return 0
+
+
+def _stats(path: str, arguments: Namespace) -> int:
+    rows = ask(path, "stats")
+    if arguments.json:
+        print_json(rows)
+        return 0
+    for row in rows:
+        print(f"relaymta {row['version']}, process {row['pid']}, up {age(row['uptime'])}\n")
+        print_table(FACTS, _facts(row["queue"]))
+        lanes = row["lanes"]
+        if lanes["fullest"]:
+            print()
+            print_table(LANES, (_lane(lane) for lane in lanes["fullest"]))
+            if lanes["count"] > len(lanes["fullest"]):
+                print(f"... and {lanes['count'] - len(lanes['fullest'])} more lanes")
+    return 0
+
+
+def _facts(queue: dict[str, Any]) -> Iterator[list[str]]:
+    for key in ("queued", "waiting", "ready", "held", "active"):
+        yield [key, str(queue[key])]
+    yield ["in memory", amount(queue["memory"])]
+    for key in ("accepted", "adopted", "left", "unreadable"):
+        yield [key, str(queue[key])]
+    for fate, count in queue["fates"].items():
+        yield [f"recipients {fate}", str(count)]
+    yield ["ledger difference", str(queue["difference"])]
+
+
+def _lane(lane: dict[str, Any]) -> list[str]:
+    until = moment(lane["until"]) if lane["until"] else ""
+    waiting = lane["fresh"] + lane["tickets"]
+    return [lane["lane"], *(str(one) for one in (waiting, lane["running"], lane["window"], lane["failures"])), until]
+
+
+def _trace(path: str, arguments: Namespace) -> int:
+    rows = ask(path, "trace", {"id": arguments.id})
+    if arguments.json:
+        print_json(rows)
+        return 0
+    found = 0
+    for row in rows:
+        found += 1
+        print_lines([_event(row)])
+    if found:
+        return 0
+    print(f"nothing is remembered of {arguments.id}; older events are in the log, and what waits in `queue show`")
+    return 1
+
+
+def _event(row: dict[str, Any]) -> str:
+    facts = [f"{key}={clean(str(value))}" for key, value in row.items() if key not in ("time", "event") and value != ""]
+    return f"{moment(row['time'])} {row['event']}  {' '.join(facts)}"

@@ -1,0 +1,251 @@
+"""The loader: one TOML file becomes one frozen settings object, or every problem that it has, at once.
+
+Each table is an attrs class: its fields are the keys, its defaults the defaults, its validators and `check`
+the contradictions. An unknown or a missing key is a problem like any other, and every problem has its line.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast, get_args
+
+import attrs
+from attrs import frozen
+from cattrs import Converter
+
+from relaymta.config.contracts import Checked
+from relaymta.config.kinds import ComplaintsError, Path, Reader, complaints_of, converter, is_list, show
+from relaymta.config.lines import locate
+from relaymta.config.problems import ConfigError, Problem, described, suggestion
+
+T = TypeVar("T")
+
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_UNKNOWN_KEY = "there is no such key here"
+
+
+@frozen(slots=True)
+class Row:
+    """One effective value: its dotted key, the value as the file would write it, and where it came from."""
+
+    key: str
+    value: str
+    origin: str
+
+
+@frozen(slots=True)
+class Loaded(Generic[T]):
+    """Settings, the file they came from, and the line of each key that stands there."""
+
+    settings: T
+    file: str
+    lines: Mapping[Path, int]
+
+    def origin(self, path: Path) -> str:
+        """The place of the key, "file:line", or "default"."""
+        line = self.lines.get(path)
+        return f"{self.file}:{line}" if line else "default"
+
+    def rows(self) -> Iterator[Row]:
+        """Every value in force, in the order of the settings."""
+        return self._rows(self.settings, ())
+
+    def _rows(self, settings: Any, path: Path) -> Iterator[Row]:
+        for one in attrs.fields(attrs.resolve_types(type(settings))):
+            here = (*path, _key(one))
+            value = getattr(settings, one.name)
+            if attrs.has(type(value)) and not hasattr(value, "from_text"):
+                yield from self._rows(value, here)
+            elif is_list(one.type) and attrs.has(get_args(one.type)[0]) and not _textual(one.type):
+                for position, member in enumerate(value):
+                    yield from self._rows(member, (*here, position))
+            else:
+                yield Row(dotted(here), show(value, one.type), self.origin(here))
+
+
+def load(
+    file: str,
+    settings: type[T],
+    *,
+    readers: Mapping[Any, Reader] | None = None,
+    absent: Mapping[str, str] | None = None,
+) -> Loaded[T]:
+    """Read `file` into `settings`.
+
+    `readers` reads types that are not ours, by type; `absent` names tables and keys of later versions,
+    dotted, with what to say of them. Raises ConfigError with every problem found.
+    """
+    try:
+        with open(file, "rb") as stream:
+            octets = stream.read()
+    except OSError as error:
+        raise ConfigError([Problem(file, 0, "", f"cannot be read: {error.strerror}")]) from None
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(file, line, "", "is not UTF-8 text")]) from None
+    return loads(text, file, settings, readers=readers, absent=absent)
+
+
+def loads(
+    text: str,
+    file: str,
+    settings: type[T],
+    *,
+    readers: Mapping[Any, Reader] | None = None,
+    absent: Mapping[str, str] | None = None,
+) -> Loaded[T]:
+    """Read the text of `file`; like load()."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax(file, text, str(error))]) from None
+    lines = locate(text)
+    complaints = list(_take_absent(raw, absent or {}))
+    known = converter(readers or {})
+    known.register_structure_hook_factory(_is_table, lambda kind: _Table(kind, known))
+    made: T | None = None
+    try:
+        made = known.structure(raw, settings)
+    except ComplaintsError as error:
+        homes = _homes(settings, "")
+        complaints.extend((path, _rehoused(path, said, homes)) for path, said in error.complaints)
+    if complaints or made is None:
+        problems = [Problem(file, _line(lines, path), dotted(path), said) for path, said in complaints]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+    return Loaded(made, file, lines)
+
+
+def dotted(path: Path) -> str:
+    """A path as people write it, members counted from 1: ("listener", 0, "tls") is "listener[1].tls"."""
+    text = ""
+    for step in path:
+        text += f"[{step + 1}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _syntax(file: str, text: str, said: str) -> Problem:
+    match = _AT_LINE.search(said)
+    if match is None:
+        return Problem(file, 0, "", f"is not TOML: {said}")
+    line = int(match[1]) if match[1] else text.rstrip("\n").count("\n") + 1
+    return Problem(file, line, "", f"is not TOML: {said[: match.start()].lower()}")
+
+
+def _line(lines: Mapping[Path, int], path: Path) -> int:
+    """The line of the path, or of the nearest table around it; 0 when it stands nowhere in the file."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return lines[path[:length]]
+    return 0
+
+
+def _take_absent(raw: dict[str, Any], absent: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    """Take out what a later version will know, so that it is told once and not as an unknown key."""
+    for key, said in absent.items():
+        table, _, leaf = key.rpartition(".")
+        found = raw.get(table, {}) if table else raw
+        members = list(enumerate(found)) if isinstance(found, list) else [(None, found)]
+        for position, member in members:
+            if isinstance(member, dict) and leaf in member:
+                del member[leaf]
+                around = (table,) if table else ()
+                yield (*around, *(() if position is None else (position,)), leaf), said
+
+
+def _homes(settings: Any, table: str) -> dict[str, list[str]]:
+    """For each key of any table, the tables that have it: a key under the wrong header is a common slip."""
+    found: dict[str, list[str]] = {}
+    for one in attrs.fields(attrs.resolve_types(settings)):
+        kind = get_args(one.type)[0] if is_list(one.type) else one.type
+        if _is_table(kind):
+            inner = f"{table}.{_key(one)}" if table else _key(one)
+            shown = _homes(kind, inner)
+            for key, homes in shown.items():
+                found.setdefault(key, []).extend(homes)
+        else:
+            found.setdefault(_key(one), []).append(table)
+    return found
+
+
+def _rehoused(path: Path, said: str, homes: Mapping[str, list[str]]) -> str:
+    if said != _UNKNOWN_KEY or path[-1] not in homes:
+        return said
+    places = [f"[{home}]" if home else "the top of the file" for home in homes[str(path[-1])]]
+    return f"{said}; it belongs in {' or '.join(places)}"
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and attrs.has(kind) and not hasattr(kind, "from_text")
+
+
+def _textual(kind: Any) -> bool:
+    return hasattr(get_args(kind)[0], "from_text")
+
+
+def _key(one: attrs.Attribute[Any]) -> str:
+    """The name in the file: the attribute's, unless its metadata says another under "key"."""
+    return str(one.metadata.get("key", one.name))
+
+
+def _path(text: str) -> Path:
+    """Read what a check calls a key, "retry[0].x" with members from 0 as code counts, into a path."""
+    return tuple(int(index) if index else name for name, index in _STEP.findall(text))
+
+
+class _Table:
+    """A structure hook for one attrs class: reads all fields before it complains."""
+
+    def __init__(self, kind: type[Any], known: Converter) -> None:
+        self._kind = attrs.resolve_types(kind)
+        self._fields = {_key(one): one for one in attrs.fields(self._kind) if one.init}
+        self._known = known
+
+    def __call__(self, value: object, _: Any) -> Any:
+        if not isinstance(value, dict):
+            double = ", written in single brackets: it stands once" if isinstance(value, list) else ""
+            raise ValueError(f"a table is wanted{double}, not {described(value)}")
+        complaints: list[tuple[Path, str]] = [
+            ((key,), self._unknown(key, value[key])) for key in value if key not in self._fields
+        ]
+        arguments: dict[str, Any] = {}
+        for key, one in self._fields.items():
+            try:
+                if key in value:
+                    arguments[one.alias or one.name] = self._read(one, value[key])
+                elif one.default is attrs.NOTHING:
+                    complaints.append(((key,), "is missing"))
+            except ValueError as error:
+                complaints.extend(complaints_of(error, key))
+        if complaints:
+            raise ComplaintsError(complaints)
+        try:
+            made = self._kind(**arguments)
+        except ValueError as error:  # a default that is wrong here, or values that do not fit together
+            raise ComplaintsError([((), str(error.args[0] if error.args else error))]) from None
+        if isinstance(made, Checked):
+            contradictions = [(_path(key), text) for key, text in made.check()]
+            if contradictions:
+                raise ComplaintsError(contradictions)
+        return made
+
+    def _unknown(self, key: str, value: object) -> str:
+        noun = "table" if isinstance(value, dict) else "key"
+        return f"there is no such {noun} here{suggestion(key, self._fields)}"
+
+    def _read(self, one: attrs.Attribute[Any], value: object) -> Any:
+        """The value of one field as its class takes it; its converter and validator are tried beforehand."""
+        found = self._known.structure(value, cast(Any, one.type))
+        kept = one.converter(found) if callable(one.converter) else found
+        if one.validator is not None:
+            try:
+                one.validator(None, one, kept)
+            except ValueError as error:
+                # attrs' own validators put the name first and other arguments behind their sentence
+                said = str(error.args[0]) if error.args else "is not allowed"
+                raise ValueError(said.removeprefix(f"{one.name}: ").removeprefix(f"'{one.name}' ")) from None
+        return found

@@ -1,0 +1,1 @@
+"""How a message leaves: hosts, connections, and what their answers mean; it never touches the queue."""

@@ -1,0 +1,225 @@
+"""One attempt: a batch of recipients of one message leaves, and each of them gets an Outcome.
+
+RFC 5321 §4.5.4.1, §5.1. The common case is a plain call: a connection of this lane is idle, the message goes out on
+it at once. All else is walk's. What an answer means is left to classify, who gets a connection to pool.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from relaymta.delivery import classify, local
+from relaymta.delivery.batch import Batch, Tally
+from relaymta.delivery.dial import Dialer, Place
+from relaymta.delivery.pool import Connection, Pool
+from relaymta.delivery.security import Security
+from relaymta.delivery.settings import Settings, Source
+from relaymta.delivery.source import Sources
+from relaymta.delivery.walk import Ailing, Finder, Means, Walk
+from relaymta.events import BugCaught, Ear
+from relaymta.mail.content import Content
+from relaymta.mail.downgrade import to_seven_bit
+from relaymta.mail.outcome import Outcome
+from relaymta.routing.route import Transport
+from relaymta.smtp.actions import Answer, Parcel
+from relaymta.smtp.client import SMALL
+
+__all__ = ["Batch", "Deliveries"]
+
+Outcomes = Deferred[list[Outcome]]
+_PEERLESS = (Transport.DISCARD, Transport.ERROR)
+
+
+class Deliveries:
+    """The way out of one process.
+
+    `reactor` is Twisted's (time, TCP, UNIX sockets, its thread pool for large conversions); `hostname` (str) is our
+    name for EHLO; `tell` hears ConnectFailed and BugCaught; `now` gives POSIX time.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        finder: Finder,
+        settings: Settings,
+        *,
+        hostname: str,
+        tell: Ear,
+        sources: Iterable[Source] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._reactor = reactor
+        self._tell = tell
+        self._now = now
+        self._pool = Pool(
+            reactor,
+            max_per_connection=settings.max_per_connection,
+            idle_timeout=settings.idle_timeout,
+            reuse_time=settings.reuse_time,
+        )
+        self._dialer = Dialer(reactor, hostname, settings, Sources(sources))
+        self._means = Means(
+            finder=finder,
+            pool=self._pool,
+            dialer=self._dialer,
+            security=Security(reactor.seconds, settings.tls_backoff),
+            ailing=Ailing(reactor.seconds, settings.host_backoff),
+            settings=settings,
+            tell=tell,
+            now=now,
+            seconds=reactor.seconds,
+            seven_bit=self._seven_bit,
+        )
+        self._running: set[_Errand] = set()
+        self._closing: Deferred[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many sessions stand."""
+        return len(self._pool)
+
+    def attempt(self, batch: Batch) -> Outcomes:
+        """Deliver `batch`: fires, perhaps at once, with one Outcome for each of its recipients, in their order.
+
+        Never fails: a bug of ours is told as BugCaught and defers.
+        """
+        errand = _Errand(self, batch)
+        self._running.add(errand)
+        result = errand.result
+        try:
+            if self._closing is not None:
+                errand.give_up("the relay is stopping", "4.3.2")
+            elif batch.route.transport in _PEERLESS:
+                errand.tally.settle(local.deliver(batch, self._now()))
+                errand.end()
+            else:
+                errand.start()
+        except Exception:  # noqa: BLE001 - a bug must neither lose nor bounce a message
+            errand.bug()
+        return result
+
+    def close(self, limit: float = 30.0) -> Deferred[None]:
+        """Take leave of idle peers, let what runs come to its end for at most `limit` seconds, cut the rest.
+
+        Fires when no attempt runs and no connection stands; attempts from now on are deferred.
+        """
+        if self._closing is None:
+            self._closing = Deferred()
+            self._pool.on_empty = self._look_whether_closed
+            self._pool.close()
+            self._cut = self._reactor.callLater(limit, self._abort)
+            self._look_whether_closed()
+        closed: Deferred[None] = Deferred()
+        self._closing.chainDeferred(closed)
+        return closed
+
+    def _abort(self) -> None:
+        self._dialer.abort()
+        self._pool.abort()
+
+    def _look_whether_closed(self) -> None:
+        closing = self._closing
+        if closing is not None and not closing.called and not self._running and not len(self._pool):
+            if self._cut.active():
+                self._cut.cancel()
+            closing.callback(None)
+
+    def _ended(self, errand: _Errand) -> None:
+        self._running.discard(errand)
+        if self._closing is not None:
+            self._look_whether_closed()
+
+    def _seven_bit(self, content: Content) -> Awaitable[Content | None]:
+        """Convert in a thread what would hold up everybody else."""
+        if content.size <= SMALL:
+            return _now(to_seven_bit(content))
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), to_seven_bit, content)
+
+
+async def _now(content: Content | None) -> Content | None:
+    return content
+
+
+class _Errand:
+    """One batch on its way."""
+
+    __slots__ = ("_batch", "_connection", "_house", "result", "tally")
+
+    def __init__(self, house: Deliveries, batch: Batch) -> None:
+        self._house = house
+        self._batch = batch
+        self._connection: Connection | None = None
+        self.tally = Tally(batch.recipients)
+        self.result: Outcomes = Deferred()
+
+    def start(self) -> None:
+        """Send over an idle connection of the lane, or set out to find one."""
+        batch = self._batch
+        connection = self._house._pool.lend(batch.lane)
+        if connection is None:
+            self._walk(Walk(self._house._means, batch, self.tally))
+            return
+        sender, content = connection.sender, batch.content
+        try:
+            if content.eightbit and not sender.dialogue.offers.eightbitmime:
+                self._house._pool.give_back(connection, batch.lane)
+                self._walk(Walk(self._house._means, batch, self.tally))  # which converts the content
+            else:
+                self._connection = connection
+                sender.send(Parcel(batch.envelope, content, batch.recipients), self._finished)
+        except Exception:
+            self._house._pool.give_back(connection, batch.lane)
+            raise
+
+    def _finished(self, answers: list[Answer | None]) -> None:
+        house, connection = self._house, self._connection
+        assert connection is not None
+        try:
+            house._pool.give_back(connection, self._batch.lane)
+            fault = self.tally.record(answers, connection.peer, house._now())
+            if not self.tally.pending:
+                self.end()
+            elif fault is None:
+                self._walk(Walk(house._means, self._batch, self.tally))
+            else:
+                place = Place(connection.peer.host, connection.key.address, connection.key.port)
+                walk = Walk(house._means, self._batch, self.tally, avoid=place)
+                self._walk(walk, (fault, connection.peer))
+        except Exception:  # noqa: BLE001 - as in attempt
+            self.bug()
+
+    def _walk(self, walk: Walk, fault: tuple[Answer, classify.Peer] | None = None) -> None:
+        Deferred.fromCoroutine(walk.run(fault)).addCallbacks(self._walked, self._stumbled)
+
+    def _walked(self, _: None) -> None:
+        self.end()
+
+    def _stumbled(self, failure: Any) -> None:
+        if failure.check(OSError):
+            self.give_up(f"the content could not be read: {failure.getErrorMessage()}")
+        else:
+            self.bug(failure.getTraceback())
+
+    def give_up(self, text: str, status: str = "4.3.0") -> None:
+        """All that is pending waits, for a reason of our own."""
+        at = self._house._now()
+        self.tally.settle([classify.ours(index, at, text, status) for index in self.tally.pending])
+        self.end()
+
+    def bug(self, trace: str = "") -> None:
+        """Tell it, and let the message wait."""
+        self._house._tell(BugCaught("delivery", trace or traceback.format_exc()))
+        if not self.result.called:
+            self.give_up("internal error")
+
+    def end(self) -> None:
+        """Every recipient has its Outcome."""
+        outcomes = self.tally.outcomes
+        self._house._ended(self)
+        self.result.callback([outcomes[index] for index in self._batch.recipients])

@@ -1,0 +1,75 @@
+"""Opening a session: the socket, our name, the TLS asked for, and the time limits.
+
+RFC 5321 §4.5.3.2, RFC 2033 (LMTP over TCP or a UNIX socket). Which address is tried is left to attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from relaymta.delivery.security import Need
+from relaymta.delivery.settings import Settings
+from relaymta.delivery.source import SourceError, Sources
+from relaymta.net.eager import connect_tcp
+from relaymta.smtp.actions import Answer, Stage, Trouble
+from relaymta.smtp.client import RelaySender, RelaySenderFactory, SessionError
+from relaymta.smtp.dialogue import Dialogue
+
+
+@frozen(slots=True)
+class Place:
+    """One address of a host: `address` is an IP address (str), or the path of a UNIX socket with port 0."""
+
+    host: str
+    address: str
+    port: int
+
+
+class Dialer:
+    """Opens sessions. `hostname` is our name for EHLO (str, A-labels or an address literal)."""
+
+    def __init__(self, reactor: Any, hostname: str, settings: Settings, sources: Sources) -> None:
+        self._reactor = reactor
+        self._hello = hostname.encode("ascii")
+        self._settings = settings
+        self._timeouts = settings.timeouts()
+        self._sources = sources
+        self._opening: set[RelaySenderFactory] = set()
+
+    def open(self, place: Place, need: Need, *, lmtp: bool, source: str) -> Deferred[RelaySender]:
+        """Fires when the session stands; fails with SessionError."""
+        binding = None
+        try:
+            if place.port:
+                binding = self._sources.binding(source, place.address)
+        except SourceError as error:
+            answer = Answer(Stage.CONNECT, trouble=Trouble.UNREACHABLE, text=str(error))
+            failed: Deferred[RelaySender] = Deferred()
+            failed.errback(SessionError(answer))
+            return failed
+        settings = self._settings
+        factory = RelaySenderFactory(
+            Dialogue(self._hello, lmtp=lmtp, tls=need.tls, max_recipients=settings.max_recipients),
+            self._reactor,
+            creator=need.creator,
+            timeouts=self._timeouts,
+        )
+        self._opening.add(factory)
+        opened = factory.opened.addBoth(self._opened, factory)
+        if place.port:
+            connect_tcp(self._reactor, place.address, place.port, factory, settings.connect_timeout, binding)
+        else:
+            self._reactor.connectUNIX(place.address, factory, settings.connect_timeout)
+        return opened
+
+    def abort(self) -> None:
+        """Give up whatever is being opened."""
+        for factory in list(self._opening):
+            factory.abort()
+
+    def _opened(self, result: Any, factory: RelaySenderFactory) -> Any:
+        self._opening.discard(factory)
+        return result

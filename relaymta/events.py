@@ -1,0 +1,336 @@
+"""Events: one frozen value for each thing worth telling; the log, the metrics and the console are ears.
+
+A session's events carry its session id from before a queue id exists; a message's carry its queue id first.
+Names are an interface: dashboards and fail2ban read them. Nothing here formats or writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+
+
+class Event:
+    """What all events are. The first field is the id that ties lines together."""
+
+    __slots__ = ()
+
+
+Ear = Callable[[Event], None]
+
+
+class Ears:
+    """Who listens. `tell` costs one loop over a tuple; an ear that fails is told of and never hurts mail."""
+
+    def __init__(self, complain: Callable[[], None] = lambda: None) -> None:
+        self._ears: tuple[Ear, ...] = ()
+        self._complain = complain
+
+    def add(self, ear: Ear) -> None:
+        """Let `ear` hear every event from now on."""
+        self._ears = (*self._ears, ear)
+
+    def remove(self, ear: Ear) -> None:
+        """Let `ear` hear no more."""
+        self._ears = tuple(known for known in self._ears if known is not ear)
+
+    def tell(self, event: Event) -> None:
+        """Hand `event` to every ear."""
+        for ear in self._ears:
+            try:
+                ear(event)
+            except Exception:  # noqa: BLE001 a broken ear must not turn a 250 into a 451
+                self._complain()
+
+
+# Sessions (the way in)
+
+
+@frozen(slots=True)
+class SessionOpened(Event):
+    """A client connected."""
+
+    session: str
+    listener: str
+    client: str
+    port: int
+
+
+@frozen(slots=True)
+class SessionRefused(Event):
+    """A client was turned away at the door; `reply` says how."""
+
+    session: str
+    listener: str
+    client: str
+    reply: str
+
+
+@frozen(slots=True)
+class TlsStarted(Event):
+    """A session's TLS handshake ended well."""
+
+    session: str
+    client: str
+    tls: str
+
+
+@frozen(slots=True)
+class CommandRefused(Event):
+    """A command was answered 4xx or 5xx by the grammar, a limit or a check."""
+
+    session: str
+    client: str
+    command: str
+    reply: str
+    check: str = ""
+    sender: str = ""
+    recipient: str = ""
+
+
+@frozen(slots=True)
+class ContentRefused(Event):
+    """A message was refused at or before its end of data; nothing was kept."""
+
+    session: str
+    client: str
+    sender: str
+    recipients: int
+    size: int
+    reply: str
+
+
+@frozen(slots=True)
+class SessionClosed(Event):
+    """A connection ended: how, after how many messages, and seconds."""
+
+    session: str
+    client: str
+    helo: str
+    messages: int
+    commands: int
+    seconds: float
+    reason: str
+
+
+# Messages
+
+
+@frozen(slots=True)
+class MessageAccepted(Event):
+    """A message is on stable storage and is ours; its 250 goes out. `seconds`: from MAIL to durable."""
+
+    id: str
+    session: str
+    client: str
+    sender: str
+    recipients: int
+    size: int
+    protocol: str
+    message_id: str
+    seconds: float
+
+
+@frozen(slots=True)
+class RecipientSettled(Event):
+    """One recipient left the queue: delivered, relayed, failed, expired or removed."""
+
+    id: str
+    fate: str
+    recipient: str
+    status: str
+    host: str
+    address: str
+    reply: str
+    lane: str
+    tls: str
+    attempts: int
+    seconds: float
+
+
+@frozen(slots=True)
+class RecipientDeferred(Event):
+    """One recipient must wait; `next` is POSIX time of the next attempt."""
+
+    id: str
+    recipient: str
+    status: str
+    host: str
+    address: str
+    reply: str
+    scope: str
+    lane: str
+    attempts: int
+    next: int
+
+
+@frozen(slots=True)
+class MessageFinished(Event):
+    """The last recipient left the queue; `seconds` since acceptance."""
+
+    id: str
+    seconds: float
+
+
+@frozen(slots=True)
+class NoticeQueued(Event):
+    """A DSN was composed and accepted under `notice`, its own queue id."""
+
+    id: str
+    notice: str
+    kind: str
+    to: str
+    recipients: int
+
+
+@frozen(slots=True)
+class NoticeDropped(Event):
+    """A DSN was owed to nobody (null sender, no postmaster): told here alone."""
+
+    id: str
+    kind: str
+    reason: str
+    recipients: int
+
+
+@frozen(slots=True)
+class MessageHeld(Event):
+    """A message waits for the operator."""
+
+    id: str
+    by: str
+    reason: str
+
+
+@frozen(slots=True)
+class MessageReleased(Event):
+    """A held message goes on."""
+
+    id: str
+    by: str
+
+
+@frozen(slots=True)
+class MessageRemoved(Event):
+    """The operator deleted a message; no notice is sent."""
+
+    id: str
+    by: str
+    recipients: int
+
+
+# Destinations
+
+
+@frozen(slots=True)
+class ConnectFailed(Event):
+    """A host of a next hop could not be used; the next one is tried where there is one."""
+
+    lane: str
+    host: str
+    address: str
+    reason: str
+    seconds: float
+
+
+@frozen(slots=True)
+class LaneSuspended(Event):
+    """A destination is left alone for `seconds` after failures that were its own."""
+
+    lane: str
+    reason: str
+    seconds: float
+
+
+@frozen(slots=True)
+class LaneResumed(Event):
+    """A suspended destination answered again."""
+
+    lane: str
+
+
+# The daemon
+
+
+@frozen(slots=True)
+class SpoolOpened(Event):
+    """A shard was opened and replayed: what the crash table of store.journal found."""
+
+    shard: str
+    queued: int
+    replayed: int
+    corrupt: int
+    seconds: float
+
+
+@frozen(slots=True)
+class SpoolCorrupt(Event):
+    """Something could not be read and was put into corrupt/; nothing was dropped."""
+
+    file: str
+    reason: str
+
+
+@frozen(slots=True)
+class SpoolFailed(Event):
+    """A write or sync failed; no 250 was sent for it."""
+
+    shard: str
+    reason: str
+
+
+@frozen(slots=True)
+class SpoolFull(Event):
+    """Free space fell below `queue.min_free`; mail is refused with 452."""
+
+    shard: str
+    free: int
+
+
+@frozen(slots=True)
+class LedgerMismatch(Event):
+    """The auditor found accepted != settled + queued; a bug of ours."""
+
+    shard: str
+    difference: int
+
+
+@frozen(slots=True)
+class DaemonStarted(Event):
+    """Listening."""
+
+    version: str
+    pid: int
+    listeners: str
+
+
+@frozen(slots=True)
+class DaemonReloaded(Event):
+    """A new configuration is in force."""
+
+    version: str
+    file: str
+
+
+@frozen(slots=True)
+class ReloadFailed(Event):
+    """A new configuration is wrong or cannot be put in force; the one before stays."""
+
+    file: str
+    reason: str
+
+
+@frozen(slots=True)
+class DaemonStopping(Event):
+    """Draining: no new sessions."""
+
+    reason: str
+
+
+@frozen(slots=True)
+class BugCaught(Event):
+    """An exception that no rule foresaw; the peer got 451 or the message was deferred."""
+
+    where: str
+    trace: str

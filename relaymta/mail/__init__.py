@@ -1,0 +1,1 @@
+"""The words of mail: addresses, envelopes, replies, messages; pure values, no clock, no socket, no shelf."""

@@ -1,0 +1,75 @@
+"""Listening sockets: bound early, while we may, and served later, when the queue is open.
+
+A bound socket already queues the connections of clients, so that nobody is refused while a start or a reload goes on.
+How an address is written is left to config.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import suppress
+
+from twisted.internet.interfaces import IListeningPort, IReactorSocket
+from twisted.internet.protocol import ServerFactory
+
+from relaymta.config import SocketAddress
+from relaymta.net.eager import EagerServer
+
+BACKLOG = 1024  # connections the kernel queues; ours, a burst of a second
+
+
+class ListenError(OSError):
+    """An address that cannot be listened on; the text names it and the cause."""
+
+
+def family(address: SocketAddress) -> socket.AddressFamily:
+    """The address family of a socket for `address`; a host name is listened on over IPv4."""
+    if address.is_unix:
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
+
+
+def bind(address: SocketAddress) -> socket.socket:
+    """A listening, non-blocking socket. Raises ListenError."""
+    sock = socket.socket(family(address), socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if address.path:
+            _clear_stale(address.path)
+            sock.bind(address.path)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # "0.0.0.0" may stand beside "[::]"
+            sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        cause = error.strerror or str(error)
+        raise ListenError(error.errno, f"cannot listen on {address}: {cause}") from error
+    return sock
+
+
+def _clear_stale(path: str) -> None:
+    """Remove the socket that a dead process left; a living one makes the bind fail."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            except BlockingIOError:
+                return
+
+
+def serve(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory) -> IListeningPort:
+    """Accept on a bound socket; the caller keeps its own descriptor and closes it."""
+    port: IListeningPort = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+    if sock.family != socket.AF_UNIX:
+        port.transport = EagerServer  # type: ignore[attr-defined]
+    return port

@@ -1,0 +1,42 @@
+"""What a check says of a command or a message: go on, or this reply.
+
+A check that has nothing against it returns None; the first Verdict of a stage ends the stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from attrs import define, field, frozen
+
+from relaymta.mail.address import Address
+from relaymta.mail.envelope import Recipient
+from relaymta.mail.reply import Reply
+
+
+@frozen(slots=True)
+class Verdict:
+    """A refusal: the reply for the peer, the check that gave it and the cause for the log."""
+
+    reply: Reply
+    check: str
+    cause: str = ""
+
+
+Opinion = Verdict | None
+Judgement = Opinion | Awaitable[Opinion]
+
+
+@define(slots=True)
+class Transaction:
+    """What is known of the message so far: facts for the checks, filled as the dialogue goes on."""
+
+    client: str
+    helo: str = ""
+    listener: str = ""
+    tls: str = ""
+    account: str = ""
+    trusted: bool = False
+    sender: Address | None = None
+    recipients: list[Recipient] = field(factory=list)
+    size: int = 0

@@ -1,0 +1,218 @@
+"""What waits, and when it is due: one compact ticket for each message on disk, a million of them if need be.
+
+A ticket is one integer (due time, number of its lane and sender, state) in a dictionary by queue id, and its id stands
+in the list of the second at which it is due. Nothing is ever searched for in those lists: whoever takes an id out of
+one looks whether the ticket still says so. Pure: times are arguments, in POSIX seconds.
+
+| state | meaning | leaves it by |
+|---|---|---|
+| WAITING | due in the future, or due and not yet seen | pop_due(), take(), hold |
+| READY | due, its lane knows of it | take(), hold |
+| HELD | waits for the operator | release, take() |
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from enum import IntEnum
+from sys import intern
+
+from attrs import define, field, frozen
+
+SHELVES = 256  # small dictionaries instead of one: none is ever so large that growing it stops the reactor
+
+_PAIR_BITS = 24
+_PAIR_MASK = (1 << _PAIR_BITS) - 1
+_DUE_SHIFT = _PAIR_BITS + 2
+
+
+class State(IntEnum):
+    """Where a ticket is."""
+
+    WAITING = 0
+    READY = 1
+    HELD = 2
+
+
+@frozen(slots=True)
+class Entry:
+    """A ticket, spelled out."""
+
+    queue_id: str
+    due: int
+    lane: str
+    sender: str
+    state: State
+
+
+@define(eq=False)
+class _Pairs:
+    """Numbers for (lane, sender), shared by all tickets of both, and how many tickets have each."""
+
+    rows: list[tuple[str, str]] = field(factory=list)
+    uses: list[int] = field(factory=list)
+    numbers: dict[tuple[str, str], int] = field(factory=dict)
+    unused: list[int] = field(factory=list)
+    lanes: dict[str, int] = field(factory=dict)
+
+    def take(self, lane: str, sender: str) -> int:
+        number = self.numbers.get((lane, sender))
+        if number is None:
+            pair = (intern(lane), intern(sender))
+            if self.unused:
+                number = self.unused.pop()
+                self.rows[number] = pair
+            else:
+                number = len(self.rows)
+                self.rows.append(pair)
+                self.uses.append(0)
+            self.numbers[pair] = number
+        self.uses[number] += 1
+        lane = self.rows[number][0]
+        self.lanes[lane] = self.lanes.get(lane, 0) + 1
+        return number
+
+    def give(self, number: int) -> None:
+        pair = self.rows[number]
+        left = self.lanes[pair[0]] - 1
+        if left:
+            self.lanes[pair[0]] = left
+        else:
+            del self.lanes[pair[0]]
+        self.uses[number] -= 1
+        if not self.uses[number]:
+            del self.numbers[pair]
+            self.rows[number] = ("", "")
+            self.unused.append(number)
+
+
+class Timeline:
+    """All tickets of one shard."""
+
+    def __init__(self) -> None:
+        self._shelves: tuple[dict[str, int], ...] = tuple({} for _ in range(SHELVES))
+        self._pairs = _Pairs()
+        self._slots: dict[int, list[str]] = {}
+        self._seconds: list[int] = []
+        self._counts = [0, 0, 0]
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __contains__(self, queue_id: str) -> bool:
+        return queue_id in self._shelves[hash(queue_id) % SHELVES]
+
+    def count(self, state: State) -> int:
+        """How many tickets are in `state`."""
+        return self._counts[state]
+
+    def lanes(self) -> dict[str, int]:
+        """Tickets of each lane, in whatever state. Not to be changed."""
+        return self._pairs.lanes
+
+    def add(self, queue_id: str, due: int, lane: str = "", sender: str = "") -> None:
+        """A message waits until `due`. It must not be here yet."""
+        self._put(queue_id, due, lane, sender, State.WAITING)
+
+    def hold(self, queue_id: str, due: int, lane: str = "", sender: str = "") -> None:
+        """A message waits for the operator; `due` is kept for the day of its release. It must not be here yet."""
+        self._put(queue_id, due, lane, sender, State.HELD)
+
+    def _put(self, queue_id: str, due: int, lane: str, sender: str, state: State) -> None:
+        shelf = self._shelves[hash(queue_id) % SHELVES]
+        if queue_id in shelf:
+            raise ValueError(f"{queue_id} waits already")
+        due = max(due, 0)
+        shelf[queue_id] = due << _DUE_SHIFT | self._pairs.take(lane, sender) << 2 | state
+        self._counts[state] += 1
+        if state is State.WAITING:
+            self._slot(queue_id, due)
+
+    def _slot(self, queue_id: str, due: int) -> None:
+        slot = self._slots.get(due)
+        if slot is None:
+            self._slots[due] = [queue_id]
+            heapq.heappush(self._seconds, due)
+        else:
+            slot.append(queue_id)
+
+    def take(self, queue_id: str) -> Entry | None:
+        """Take a ticket out, whatever its state; None where there is none."""
+        ticket = self._shelves[hash(queue_id) % SHELVES].pop(queue_id, None)
+        if ticket is None:
+            return None
+        entry = self._spell(queue_id, ticket)
+        self._counts[entry.state] -= 1
+        self._pairs.give(ticket >> 2 & _PAIR_MASK)
+        return entry
+
+    def get(self, queue_id: str) -> Entry | None:
+        """Look at a ticket; None where there is none."""
+        ticket = self._shelves[hash(queue_id) % SHELVES].get(queue_id)
+        return None if ticket is None else self._spell(queue_id, ticket)
+
+    def is_ready(self, queue_id: str) -> bool:
+        """Whether a ticket is here and READY."""
+        ticket = self._shelves[hash(queue_id) % SHELVES].get(queue_id)
+        return ticket is not None and ticket & 3 == State.READY
+
+    def sender(self, queue_id: str) -> str:
+        """The sender's key of a ticket, "" where there is none."""
+        ticket = self._shelves[hash(queue_id) % SHELVES].get(queue_id)
+        return "" if ticket is None else self._pairs.rows[ticket >> 2 & _PAIR_MASK][1]
+
+    def hurry(self, queue_id: str, due: int) -> bool:
+        """Let a WAITING ticket be due at `due`; False where it is not waiting, or due by then anyway."""
+        shelf = self._shelves[hash(queue_id) % SHELVES]
+        ticket = shelf.get(queue_id)
+        if ticket is None or ticket & 3 != State.WAITING or ticket >> _DUE_SHIFT <= due:
+            return False
+        shelf[queue_id] = due << _DUE_SHIFT | ticket & (1 << _DUE_SHIFT) - 1
+        self._slot(queue_id, due)
+        return True
+
+    def next_due(self) -> int | None:
+        """When pop_due() may have something next (it may turn out to be nothing); None where nothing waits."""
+        return self._seconds[0] if self._seconds else None
+
+    def pop_due(self, now: float, limit: int) -> list[tuple[str, str]]:
+        """Up to `limit` tickets that are due at `now`, as (queue id, lane); they are READY from now on."""
+        found: list[tuple[str, str]] = []
+        seconds, slots, rows = self._seconds, self._slots, self._pairs.rows
+        steps = 0
+        while seconds and seconds[0] <= now and steps < limit:
+            second = seconds[0]
+            slot = slots[second]
+            while slot and steps < limit:
+                steps += 1
+                queue_id = slot.pop()
+                shelf = self._shelves[hash(queue_id) % SHELVES]
+                ticket = shelf.get(queue_id)
+                if ticket is None or ticket & 3 != State.WAITING or ticket >> _DUE_SHIFT != second:
+                    continue
+                shelf[queue_id] = ticket | State.READY
+                found.append((queue_id, rows[ticket >> 2 & _PAIR_MASK][0]))
+            if not slot:
+                del slots[second]
+                heapq.heappop(seconds)
+        self._counts[State.WAITING] -= len(found)
+        self._counts[State.READY] += len(found)
+        return found
+
+    def entries(self) -> Iterator[Entry]:
+        """Every ticket, lazily and in no order; what changes meanwhile may or may not be seen."""
+        for shelf in self._shelves:
+            for queue_id in tuple(shelf):
+                ticket = shelf.get(queue_id)
+                if ticket is not None:
+                    yield self._spell(queue_id, ticket)
+
+    def older(self, after: str, before: str) -> Iterator[list[str]]:
+        """Ids of tickets not HELD with after <= id < before, a list a shelf, lazily. Ids sort by acceptance."""
+        for shelf in self._shelves:
+            yield [i for i in tuple(shelf) if after <= i < before and shelf[i] & 3 != State.HELD]
+
+    def _spell(self, queue_id: str, ticket: int) -> Entry:
+        lane, sender = self._pairs.rows[ticket >> 2 & _PAIR_MASK]
+        return Entry(queue_id, ticket >> _DUE_SHIFT, lane, sender, State(ticket & 3))

@@ -1,0 +1,339 @@
+"""The way in: from a client's commands to a message that is ours.
+
+One Reception serves all sessions; each session gets a Guest, which answers the dialogue, asks the policy, keeps the
+transaction and hands the finished message to the queue. The 250 after the end of data goes out when the queue says
+that the message is on stable storage, and never before (RFC 5321 §6.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from relaymta import events
+from relaymta.mail.address import Address
+from relaymta.mail.content import Content, header_of
+from relaymta.mail.envelope import Envelope, Origin, Recipient
+from relaymta.mail.message import message_id
+from relaymta.mail.reply import Reply
+from relaymta.mail.trace import HOPS_MAX, hops, protocol, received
+from relaymta.policy.pipeline import Pipeline
+from relaymta.policy.relaying import Relaying
+from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
+from relaymta.queue.manager import Incoming, Manager
+from relaymta.smtp.server import MailCommand, Peer, RcptCommand, Sink
+from relaymta.store.interfaces import SpoolError
+
+NO_ROOM = Reply(452, "4.3.1", "cannot take mail now, try again later")
+NOT_STORED = Reply(451, "4.3.0", "cannot store the message now, try again later")
+LOOP = Reply(554, "5.4.6", "too many hops: this message is in a loop")
+
+
+@frozen(slots=True)
+class Manners:
+    """What a Reception needs to know of the configuration; made anew at every reload.
+
+    `small_max`: content up to so many octets is kept in memory and goes through the journal.
+    """
+
+    hostname: str
+    postmaster: Address
+    relaying: Relaying
+    pipeline: Pipeline
+    small_max: int
+
+
+class Reception:
+    """The joint between the dialogue, the policy and the queue. `seconds` returns POSIX time."""
+
+    def __init__(
+        self,
+        manners: Manners,
+        manager: Manager,
+        seconds: Callable[[], float],
+        tell: Callable[[events.Event], None],
+    ) -> None:
+        self.manners = manners
+        self.manager = manager
+        self.seconds = seconds
+        self.tell = tell
+
+    def handler(self, peer: Peer) -> Guest:
+        """The answerer for one new session."""
+        return Guest(self, peer, self.seconds())
+
+    def take(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
+        """Take a message that came by no session (sendmail); fires when it is durable, fails with SpoolError."""
+        began, queue_id = self.seconds(), self.manager.new_id()
+        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else None
+        stamp = received(envelope.origin, self.manners.hostname, queue_id, envelope.accepted_at, recipient=only)
+        octets = stamp + octets
+        stored = self.manager.accept(queue_id, envelope, octets)
+        return stored.addCallback(lambda _: self.told(queue_id, envelope, len(octets), header_of(octets), began))
+
+    def told(self, queue_id: str, envelope: Envelope, size: int, header: bytes, began: float) -> None:
+        """Tell of a message that is ours since now."""
+        origin = envelope.origin
+        self.tell(
+            events.MessageAccepted(
+                queue_id,
+                origin.session,
+                origin.client,
+                "" if envelope.sender is None else str(envelope.sender),
+                len(envelope.recipients),
+                size,
+                origin.protocol,
+                message_id(header),
+                round(self.seconds() - began, 6),
+            )
+        )
+
+
+@define(slots=True, eq=False)
+class Guest:
+    """One session: smtp.server.Handler over policy and queue."""
+
+    _house: Reception
+    _peer: Peer
+    _since: float
+    _trusted: bool = field(init=False)
+    _transaction: Transaction = field(init=False)
+    _mail: MailCommand | None = None
+    _mail_at: float = 0.0
+    messages: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._trusted = self._house.manners.relaying.trusts(self._peer.client)
+        self._transaction = self._fresh()
+
+    def _fresh(self) -> Transaction:
+        peer = self._peer
+        return Transaction(
+            client=peer.client,
+            helo=peer.helo,
+            listener=peer.listener,
+            tls=peer.tls,
+            trusted=self._trusted,
+        )
+
+    # The stages
+
+    def connect(self) -> Reply | None | Awaitable[Reply | None]:
+        """Greet, or refuse at the door."""
+        peer = self._peer
+        self._house.tell(events.SessionOpened(peer.session, peer.listener, peer.client, peer.port))
+        return self._say(self._house.manners.pipeline.connect(self._transaction), "CONNECT")
+
+    def helo(self, name: str, esmtp: bool) -> Reply | None | Awaitable[Reply | None]:
+        """EHLO or HELO: facts for what follows."""
+        self._mail = None
+        self._transaction = self._fresh()
+        return self._say(self._house.manners.pipeline.helo(self._transaction), "EHLO" if esmtp else "HELO")
+
+    def mail(self, command: MailCommand) -> Reply | None | Awaitable[Reply | None]:
+        """MAIL: begin a transaction, unless the queue cannot take mail."""
+        refusal = self._house.manager.refusal()
+        if refusal:
+            return NO_ROOM  # RFC 5321 §4.2.2: 452, insufficient system storage
+        transaction = self._transaction = self._fresh()
+        transaction.sender = command.sender
+        transaction.size = command.size or 0
+        self._mail = command
+        self._mail_at = self._house.seconds()
+        return self._say(self._house.manners.pipeline.mail(transaction), "MAIL")
+
+    def rcpt(self, command: RcptCommand) -> Reply | None | Awaitable[Reply | None]:
+        """RCPT: one more recipient, when it may be relayed to."""
+        address = command.address
+        if not address.domain:
+            address = self._house.manners.postmaster  # RFC 5321 §4.5.1
+        recipient = Recipient(address, command.notify, command.orcpt)
+        judgement = self._house.manners.pipeline.rcpt(self._transaction, address)
+        if judgement is None:
+            self._transaction.recipients.append(recipient)
+            return None
+        if isinstance(judgement, Verdict):
+            return self._refuse(judgement, "RCPT", str(address))
+        return self._add_later(judgement, recipient)
+
+    async def _add_later(self, judgement: Awaitable[Opinion], recipient: Recipient) -> Reply | None:
+        transaction = self._transaction
+        opinion = await judgement
+        if opinion is not None:
+            return self._refuse(opinion, "RCPT", str(recipient.address))
+        transaction.recipients.append(recipient)
+        return None
+
+    def data(self) -> Sink | Reply:
+        """DATA or the first BDAT: content may come."""
+        if self._mail is None or not self._transaction.recipients:
+            return Reply(554, "5.5.1", "no valid recipients")  # RFC 5321 §3.3
+        return Arrival(self, self._house, self._envelope(self._mail), self._mail_at)
+
+    def reset(self) -> None:
+        """The transaction is gone."""
+        self._mail = None
+
+    def refused(self, command: str, reply: Reply) -> None:
+        """Tell of a command that the grammar or a limit refused."""
+        peer = self._peer
+        self._house.tell(events.CommandRefused(peer.session, peer.client, command, str(reply)))
+
+    def closed(self, reason: str) -> None:
+        """Tell of the end of the session."""
+        peer, house = self._peer, self._house
+        house.tell(
+            events.SessionClosed(
+                peer.session,
+                peer.client,
+                peer.helo,
+                self.messages,
+                peer.commands,
+                round(house.seconds() - self._since, 3),
+                reason,
+            )
+        )
+
+    # What the stages share
+
+    def _say(self, judgement: Judgement, command: str) -> Reply | None | Awaitable[Reply | None]:
+        if judgement is None:
+            return None
+        if isinstance(judgement, Verdict):
+            return self._refuse(judgement, command)
+        return self._say_later(judgement, command)
+
+    async def _say_later(self, judgement: Awaitable[Opinion], command: str) -> Reply | None:
+        opinion = await judgement
+        return None if opinion is None else self._refuse(opinion, command)
+
+    def _refuse(self, verdict: Verdict, command: str, recipient: str = "") -> Reply:
+        peer = self._peer
+        sender = "" if self._transaction.sender is None else str(self._transaction.sender)
+        self._house.tell(
+            events.CommandRefused(
+                peer.session, peer.client, command, str(verdict.reply), verdict.check, sender, recipient
+            )
+        )
+        return verdict.reply
+
+    def _envelope(self, mail: MailCommand) -> Envelope:
+        peer = self._peer
+        origin = Origin(
+            listener=peer.listener,
+            session=peer.session,
+            client=peer.client,
+            port=peer.port,
+            helo=peer.helo,
+            protocol=protocol(esmtp=peer.esmtp, tls=bool(peer.tls), utf8=mail.smtputf8),
+            tls=peer.tls,
+        )
+        return Envelope(
+            sender=mail.sender,
+            recipients=tuple(self._transaction.recipients),
+            accepted_at=self._house.seconds(),
+            origin=origin,
+            body=mail.body,
+            smtputf8=mail.smtputf8,
+            ret=mail.ret,
+            envid=mail.envid,
+        )
+
+    def turned_down(self, envelope: Envelope, size: int, reply: Reply) -> Reply:
+        """Tell of a message refused at its end of data."""
+        peer = self._peer
+        sender = "" if envelope.sender is None else str(envelope.sender)
+        self._house.tell(
+            events.ContentRefused(
+                peer.session, peer.client, sender, len(envelope.recipients), size, str(reply)
+            )
+        )
+        return reply
+
+
+class Arrival:
+    """The content of one message on its way in: smtp.server.Sink.
+
+    Up to `small_max` octets it is gathered in memory and goes through the journal; beyond, it streams into the spool.
+    Whatever goes wrong on the way is kept as the reply to the end of data, while the rest is eaten.
+    """
+
+    __slots__ = ("_began", "_envelope", "_guest", "_house", "_incoming", "_parts", "_refusal", "_size", "queue_id")
+
+    def __init__(self, guest: Guest, house: Reception, envelope: Envelope, began: float) -> None:
+        self._guest = guest
+        self._house = house
+        self._envelope = envelope
+        self._began = began
+        self.queue_id = house.manager.new_id()
+        self._parts = [self._trace()]
+        self._size = len(self._parts[0])
+        self._incoming: Incoming | None = None
+        self._refusal: Reply | None = None
+
+    def _trace(self) -> bytes:
+        envelope, only = self._envelope, None
+        if len(envelope.recipients) == 1:  # RFC 5321 §7.6: "for" never shows one recipient to another
+            only = envelope.recipients[0].address
+        hostname = self._house.manners.hostname
+        return received(envelope.origin, hostname, self.queue_id, envelope.accepted_at, recipient=only)
+
+    def write(self, octets: bytes) -> None:
+        """Take one more piece of content."""
+        if self._refusal is not None:
+            return
+        self._size += len(octets)
+        if self._incoming is not None:
+            self._incoming.write(octets)
+        else:
+            self._parts.append(octets)
+            if self._size > self._house.manners.small_max:
+                self._turn_large()
+
+    def _turn_large(self) -> None:
+        octets = b"".join(self._parts)
+        self._parts.clear()
+        if hops(header_of(octets)) > HOPS_MAX:
+            self._refusal = LOOP
+            return
+        self._incoming = self._house.manager.receive(self.queue_id, self._envelope)
+        self._incoming.write(octets)
+
+    def finish(self) -> Reply | Deferred[Reply]:
+        """The end of data: a refusal at once, or 250 when the message is on stable storage."""
+        if self._refusal is not None:
+            return self._turn_down(self._refusal)
+        if self._incoming is not None:
+            return self._incoming.commit().addCallbacks(self._accepted_large, self._failed)
+        octets = b"".join(self._parts)
+        header = header_of(octets)
+        if hops(header) > HOPS_MAX:
+            return self._turn_down(LOOP)
+        stored = self._house.manager.accept(self.queue_id, self._envelope, octets)
+        return stored.addCallbacks(self._accepted, self._failed, callbackArgs=(header,))
+
+    def abort(self) -> None:
+        """Nothing of this is kept."""
+        self._parts.clear()
+        if self._incoming is not None:
+            self._incoming.abort()
+            self._incoming = None
+
+    def _accepted_large(self, content: Content) -> Reply:
+        return self._accepted(None, content.header())
+
+    def _accepted(self, _: object, header: bytes) -> Reply:
+        self._guest.messages += 1
+        self._house.told(self.queue_id, self._envelope, self._size, header, self._began)
+        return Reply(250, "2.0.0", f"queued as {self.queue_id}")
+
+    def _failed(self, failure: Failure) -> Reply:
+        if failure.check(SpoolError, OSError) is None:
+            self._house.tell(events.BugCaught("reception", failure.getTraceback()))
+        return self._turn_down(NOT_STORED)
+
+    def _turn_down(self, reply: Reply) -> Reply:
+        return self._guest.turned_down(self._envelope, self._size, reply)

@@ -1,0 +1,1 @@
+"""Mail that we write ourselves; it composes and never sends."""

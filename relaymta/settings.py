@@ -1,0 +1,359 @@
+"""The one configuration file: every room's settings in the order in which mail travels, and what contradicts what.
+
+Names and defaults are relaymta.toml(5)'s. A room's own table is its own class; here they are put together, and
+compared with each other. How TOML becomes values is left to relaymta.config.loader.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from ipaddress import ip_address
+from typing import Any, cast
+
+from attrs import Attribute, field, frozen, validators
+
+from relaymta.config import Duration, Size, SocketAddress
+from relaymta.config.loader import Loaded, load
+from relaymta.config.socketaddress import UNIX_PATH_MAX
+from relaymta.delivery.settings import Settings as DeliverySettings
+from relaymta.delivery.settings import Source
+from relaymta.mail.address import Address, AddressError, parse_domain, parse_mailbox
+from relaymta.net.dns import DnsSettings
+from relaymta.policy.settings import RelaySettings
+from relaymta.queue.settings import LaneLimits, LaneRule, LaneSettings
+from relaymta.queue.settings import Settings as QueueSettings
+from relaymta.reports.settings import Settings as NoticeSettings
+from relaymta.routing.route import TlsLevel
+from relaymta.routing.settings import HostSettings, RouteSettings
+from relaymta.smtp.settings import AuthMode, ListenerSettings, TlsMode
+from relaymta.store.shards import file_system, is_ephemeral
+
+WORKERS_MAX = 32  # a queue id names its shard in one digit of base 32 (mail.queueid)
+SOCKET = "/run/relaymta/control.sock"
+SPOOL = "/var/spool/relaymta"
+NOT_YET = "is not available in this version"
+
+# Named in the documents, and known to a later version: said so, rather than ignored or called a slip.
+ABSENT = {
+    "account": f"{NOT_YET}: there is no log-in at next hops",
+    "route.account": f"{NOT_YET}: there is no log-in at next hops",
+    "route.login": f"{NOT_YET}: clients cannot log in",
+    "tls": f"{NOT_YET}: listeners speak no TLS",
+    "users": f"{NOT_YET}: clients cannot log in",
+    "admin.http": f"{NOT_YET}: there is no console",
+}
+
+
+class LogFormat(Enum):
+    """How the mail log is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def default_hostname() -> str:
+    """This host's fully qualified name as it knows it itself (str, lower case)."""
+    for name in (socket.getfqdn(), socket.gethostname()):
+        try:
+            return parse_domain(name)
+        except AddressError:  # such as an underscore: not what could stand in EHLO
+            continue
+    return "localhost"
+
+
+def _hostname(_: object, __: Attribute[str], value: str) -> None:
+    try:
+        name = parse_domain(value)
+    except AddressError as error:
+        raise ValueError(f'"{value}": {error}') from None
+    if name != value:
+        raise ValueError(f'"{value}" is not how it goes over the wire; write "{name}"')
+
+
+def _workers(_: object, __: Attribute[Any], value: int | str) -> None:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f'"auto" or a whole number is wanted, not "{value}"')
+    if isinstance(value, int) and not 0 <= value <= WORKERS_MAX:
+        raise ValueError(f"is at most {WORKERS_MAX}, and 0 for all in one process")
+
+
+def _postmaster(_: object, __: Attribute[str], value: str) -> None:
+    if value:
+        try:
+            parse_mailbox(value)
+        except AddressError as error:
+            raise ValueError(f'"{value}" is not an address: {error}') from None
+
+
+def _not_empty(_: object, __: Attribute[str], value: str) -> None:
+    if not value:
+        raise ValueError("must not be empty")
+
+
+def _read_workers(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError('"auto" or a whole number is wanted')
+    return value
+
+
+@frozen(slots=True)
+class DeliveryTable(DeliverySettings):
+    """The [delivery] table: the way out, and with it what one lane and all together may take.
+
+    `attempts` at the same time in all; `rate`: messages to one destination in `rate_per`, 0 = any number.
+    """
+
+    attempts: int = field(default=1000, validator=validators.ge(1))
+    rate: int = field(default=0, validator=validators.ge(0))
+    rate_per: Duration = field(default=Duration(60.0), validator=validators.gt(Duration(0.0)))
+
+
+@frozen(slots=True)
+class LaneTable:
+    """One [[lane]]: other limits for the destinations that fit `match` ("smtp:*.example.org")."""
+
+    match: str = field(validator=_not_empty)
+    concurrency: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    rate: int = field(default=0, validator=validators.ge(0))
+    rate_per: Duration = field(default=Duration(60.0), validator=validators.gt(Duration(0.0)))
+
+
+@frozen(slots=True)
+class ReportTable:
+    """The [reports] table. `return_max`: a message of more octets comes back as its header section alone."""
+
+    return_max: Size = NoticeSettings().return_max
+
+
+@frozen(slots=True)
+class LogTable:
+    """The [log] table. `file` "-" is standard output."""
+
+    file: str = field(default="-", validator=_not_empty)
+    format: LogFormat = LogFormat.TEXT
+
+
+@frozen(slots=True)
+class AdminTable:
+    """The [admin] table. `group`: who may use the control socket beside the daemon's user; "" is nobody."""
+
+    socket: str = field(default=SOCKET, validator=_not_empty)
+    group: str = ""
+    history: int = field(default=20_000, validator=validators.ge(0))
+
+
+def _default_listeners() -> tuple[ListenerSettings, ...]:
+    return (ListenerSettings(name="mx", address=SocketAddress("0.0.0.0", 25)),)
+
+
+@frozen(slots=True)
+class Settings:
+    """Everything that the file says, from top to bottom.
+
+    `hostname`: EHLO and Received. `workers`: processes, "auto" for one a core, 0 for all in this process. `user`:
+    who the daemon becomes when it was started as root, "" for nobody else. `postmaster`: who gets mail for
+    <postmaster> and what can be told to nobody else, "" for none. `ephemeral_spool`: allow a spool that a restart
+    of the machine or its container may empty.
+    """
+
+    hostname: str = field(factory=default_hostname, validator=_hostname)
+    postmaster: str = field(default="", validator=_postmaster)
+    spool: str = field(default=SPOOL, validator=_not_empty)
+    ephemeral_spool: bool = False
+    workers: int | str = field(default=cast("int | str", "auto"), validator=_workers)
+    user: str = "relaymta"
+    listeners: tuple[ListenerSettings, ...] = field(factory=_default_listeners, metadata={"key": "listener"})
+    relay: RelaySettings = field(factory=RelaySettings)
+    dns: DnsSettings = field(factory=DnsSettings)
+    routes: tuple[RouteSettings, ...] = field(default=(), metadata={"key": "route"})
+    mx: HostSettings = field(factory=HostSettings)
+    sources: tuple[Source, ...] = field(default=(), metadata={"key": "source"})
+    queue: QueueSettings = field(factory=QueueSettings)
+    delivery: DeliveryTable = field(factory=DeliveryTable)
+    lanes: tuple[LaneTable, ...] = field(default=(), metadata={"key": "lane"})
+    reports: ReportTable = field(factory=ReportTable)
+    log: LogTable = field(factory=LogTable)
+    admin: AdminTable = field(factory=AdminTable)
+
+    @property
+    def worker_count(self) -> int:
+        """How many worker processes; 0 is none beside this one."""
+        return self.workers if isinstance(self.workers, int) else min(len(os.sched_getaffinity(0)), WORKERS_MAX)
+
+    @property
+    def drop(self) -> str:
+        """Where sendmail(1) leaves messages."""
+        return os.path.join(self.spool, "drop")
+
+    @property
+    def postmaster_address(self) -> Address:
+        """Who <postmaster> is: as configured, or that name at our own."""
+        return parse_mailbox(self.postmaster or f"postmaster@{self.hostname}")
+
+    @property
+    def message_max(self) -> Size:
+        """Octets of the largest message that any listener takes; what sendmail(1) may bring too."""
+        sizes = [listener.max_message_size for listener in self.listeners]
+        return Size(max(sizes, default=25_000_000)) if all(sizes) else Size(2**40)
+
+    def lane_settings(self) -> LaneSettings:
+        """What one lane may take, as the queue wants it."""
+        table = self.delivery
+        rules = tuple(
+            LaneRule(one.match, LaneLimits(one.concurrency or table.concurrency, one.rate, one.rate_per))
+            for one in self.lanes
+        )
+        limits = LaneLimits(table.concurrency, table.rate, table.rate_per)
+        return LaneSettings(table.attempts, limits, rules)
+
+    def notices(self) -> NoticeSettings:
+        """What reports wants."""
+        return NoticeSettings(postmaster=self.postmaster, return_max=self.reports.return_max)
+
+    def check(self) -> Iterable[tuple[str, str]]:
+        """Contradictions between tables, as (key, what is wrong)."""
+        yield from _check_listeners(self.listeners)
+        yield from _check_relay(self.relay)
+        yield from _check_routes(self)
+        yield from _check_queue(self.queue)
+        yield from _check_paths(self)
+
+
+def load_settings(file: str) -> Loaded[Settings]:
+    """Read the configuration file. Raises ConfigError with every problem found."""
+    return load(file, Settings, readers={int | str: _read_workers}, absent=ABSENT)
+
+
+def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[str, str]]:
+    if not listeners:
+        yield "listener", "without a listener no mail can come in"
+    names: dict[str, int] = {}
+    taken: list[tuple[int, ListenerSettings]] = []
+    for position, listener in enumerate(listeners):
+        key = f"listener[{position}]"
+        if listener.name in names:
+            yield f"{key}.name", f'listener[{names[listener.name] + 1}] is called "{listener.name}" too'
+        names.setdefault(listener.name, position)
+        if listener.tls is not TlsMode.NONE:
+            yield f"{key}.tls", f'"{listener.tls.value}" {NOT_YET}; write "none"'
+        if listener.auth is not AuthMode.NONE:
+            yield f"{key}.auth", f'"{listener.auth.value}" {NOT_YET}; write "none"'
+        if listener.address is not None and not _is_bindable(listener.address):
+            yield f"{key}.address", f'"{listener.address}" names a host; an IP address of this machine is wanted'
+        for other, earlier in taken:
+            if _collide(listener, earlier):
+                yield f"{key}.address", f"listener[{other + 1}] is at {earlier.address or earlier.endpoint} already"
+        taken.append((position, listener))
+
+
+def _is_bindable(address: SocketAddress) -> bool:
+    if address.is_unix:
+        return True
+    try:
+        ip_address(address.host)
+    except ValueError:
+        return False
+    return True
+
+
+def _collide(one: ListenerSettings, other: ListenerSettings) -> bool:
+    """Whether the kernel would refuse the second: the same place, or the same port and one of them everywhere."""
+    if one.address is None or other.address is None:
+        return one.address is other.address and one.endpoint == other.endpoint
+    if one.address == other.address:
+        return True
+    if one.address.is_unix or other.address.is_unix or one.address.port != other.address.port:
+        return False
+    hosts = (one.address.host, other.address.host)
+    return (":" in hosts[0]) == (":" in hosts[1]) and bool({"0.0.0.0", "::"} & set(hosts))
+
+
+def _check_relay(relay: RelaySettings) -> Iterator[tuple[str, str]]:
+    for position, network in enumerate(relay.networks):
+        if network.prefixlen == 0:
+            yield f"relay.networks[{position}]", f"{network} is everybody: that would be an open relay"
+    for position, domain in enumerate(relay.domains):
+        key, name = f"relay.domains[{position}]", domain.removeprefix(".")
+        try:
+            parsed = parse_domain(name)
+        except AddressError as error:
+            yield key, f'"{domain}": {error}; write "example.org", or ".example.org" for its subdomains'
+            continue
+        if not name.isascii():
+            yield key, f'"{domain}" is written "{domain[: -len(name)]}{parsed}" in mail'
+
+
+def _check_routes(settings: Settings) -> Iterator[tuple[str, str]]:
+    sources = {source.name for source in settings.sources}
+    for position, route in enumerate(settings.routes):
+        if route.source and route.source not in sources:
+            yield f"route[{position}].source", f'there is no [[source]] called "{route.source}"'
+        if route.tls in (TlsLevel.VERIFY, TlsLevel.DANE):
+            yield f"route[{position}].tls", f'"{route.tls.value}" {NOT_YET}; write "encrypt" or "opportunistic"'
+    for position, source in enumerate(settings.sources):
+        if source.name in {earlier.name for earlier in settings.sources[:position]}:
+            yield f"source[{position}].name", f'there is another [[source]] called "{source.name}"'
+
+
+def _check_queue(queue: QueueSettings) -> Iterator[tuple[str, str]]:
+    if queue.expire and queue.retry[0] >= queue.expire:
+        yield "queue.retry[0]", "is not before expire: no message would ever be tried again"
+    if queue.warn_after and queue.warn_after >= queue.expire:
+        yield "queue.warn_after", 'is not before expire: no sender would ever be warned; write "0s" for never'
+
+
+def _check_paths(settings: Settings) -> Iterator[tuple[str, str]]:
+    for key, path in (("admin.socket", settings.admin.socket), ("spool", os.path.join(settings.drop, ".poke"))):
+        if len(path.encode()) > UNIX_PATH_MAX:
+            yield key, f"{path} is longer than the {UNIX_PATH_MAX} octets that the path of a UNIX socket may have"
+
+
+# What the machine says
+
+
+def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Why this configuration cannot be used on this machine, as (key, what is wrong)."""
+    if is_ephemeral(settings.spool) and not settings.ephemeral_spool:
+        kind = file_system(settings.spool)
+        yield (
+            "spool",
+            (
+                f"{settings.spool} is on {kind}, which does not outlive this machine or container, and mail with it;"
+                " mount a disk there, or write ephemeral_spool = true"
+            ),
+        )
+    if settings.user and os.getuid() == 0 and not _exists(pwd.getpwnam, settings.user):
+        yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
+    if settings.admin.group and not _exists(grp.getgrnam, settings.admin.group):
+        yield "admin.group", f'there is no group "{settings.admin.group}" on this machine'
+
+
+def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What will probably be regretted, as (key, what)."""
+    if "." not in settings.hostname:
+        yield "hostname", f'"{settings.hostname}" is not a fully qualified name: many servers refuse such an EHLO'
+    place = _nearest(settings.spool)
+    facts = os.statvfs(place)
+    if facts.f_bavail * facts.f_frsize < settings.queue.min_free:
+        yield "queue.min_free", f"there is less free space at {place} now: all mail would be refused"
+
+
+def _nearest(path: str) -> str:
+    """The path, or the nearest directory above it that exists."""
+    path = os.path.abspath(path)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _exists(find: Callable[[str], object], name: str) -> bool:
+    try:
+        find(name)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The dialogue, both sides: sans-IO machines and their Twisted shells; it judges nothing."""

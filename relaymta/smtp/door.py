@@ -1,0 +1,108 @@
+"""Who may come in, and how all are seen out: connections in all, from one client, and the drain.
+
+RFC 5321 §3.8 and §4.3.1 (421). A client is an IPv4 address or an IPv6 /64, of which one host has the whole. What a
+client may do inside is left to smtp.session and the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from relaymta.mail.reply import Reply
+from relaymta.smtp import answers
+
+
+class Guest(Protocol):
+    """What a door knows of a session."""
+
+    def drain(self) -> None:
+        """End as soon as no transaction runs."""
+
+    def abort(self) -> None:
+        """End now."""
+
+
+class Door:
+    """Counts who is in, 0 being no limit. `exempt` says which clients (addresses as text) are not limited one by one."""
+
+    def __init__(self, most: int, most_per_client: int, exempt: Callable[[str], bool], clock: IReactorTime) -> None:
+        self.most = most
+        self.most_per_client = most_per_client
+        self._exempt = exempt
+        self._clock = clock
+        self._inside: dict[Guest, str] = {}
+        self._by_client: dict[str, int] = {}
+        self._shut = False
+        self._empty: Deferred[None] | None = None  # fires when the last one has gone, in a drain
+        self._limit: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._inside)
+
+    def enter(self, guest: Guest, client: str) -> Reply | None:
+        """Let a client in and count it, or say why not."""
+        if self._shut:
+            return answers.GOING_DOWN
+        if 0 < self.most <= len(self._inside):
+            return answers.TOO_MANY_CONNECTIONS
+        key = client_key(client)
+        count = self._by_client.get(key, 0)
+        if 0 < self.most_per_client <= count and not self._exempt(client):
+            return answers.TOO_MANY_FROM_CLIENT
+        self._inside[guest] = key
+        self._by_client[key] = count + 1
+        return None
+
+    def leave(self, guest: Guest) -> None:
+        """Forget one who has gone; nothing happens when it was never let in."""
+        key = self._inside.pop(guest, None)
+        if key is None:
+            return
+        count = self._by_client[key] - 1
+        if count:
+            self._by_client[key] = count
+        else:
+            del self._by_client[key]
+        if self._empty is not None and not self._inside:
+            self._end_drain()
+
+    def drain(self, limit: float) -> Deferred[None]:
+        """Shut; fires when all have gone, who are aborted after `limit` seconds. To be called once."""
+        self._shut = True
+        if not self._inside:
+            return succeed(None)
+        empty = self._empty = Deferred()
+        self._limit = self._clock.callLater(limit, self._abort_all)
+        for guest in list(self._inside):
+            guest.drain()
+        return empty
+
+    def _abort_all(self) -> None:
+        self._limit = None
+        for guest in list(self._inside):
+            guest.abort()
+
+    def _end_drain(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        empty, self._empty = self._empty, None
+        if empty is not None:
+            empty.callback(None)
+
+
+def client_key(client: str) -> str:
+    """What stands for one client: an IPv4 address, or the first half of an IPv6 one."""
+    if ":" not in client:
+        return client
+    return IPv6Address(client.partition("%")[0]).packed[:8].hex()
+
+
+def is_loopback(client: str) -> bool:
+    """Whether a client is this machine, also over a UNIX socket ("")."""
+    return client.startswith("127.") or client in ("", "::1")

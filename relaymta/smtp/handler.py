@@ -1,0 +1,79 @@
+"""The seam between the dialogue and whoever decides: what a session asks, and what it may be answered.
+
+Every answer may be a plain value, which keeps the session synchronous, or an awaitable. Nothing more is read from
+the client while one is awaited, so that the answers to pipelined commands keep their order (RFC 2920 §3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from attrs import define
+
+from relaymta.mail.reply import Reply
+from relaymta.smtp.commands import MailCommand, RcptCommand
+
+Verdict = Reply | None | Awaitable[Reply | None]  # None: the standard positive reply
+
+
+@define(slots=True, eq=False)
+class Peer:
+    """The facts of one session, filled as it goes on.
+
+    `client` and `local` are IP addresses as text, "" over a UNIX socket; `tls` is like
+    "TLSv1.3 TLS_AES_256_GCM_SHA384 256", or "" in clear; `account` is who authenticated, or "".
+    `commands` is counted up to date when the handler's `closed` is called.
+    """
+
+    session: str
+    listener: str
+    client: str
+    port: int
+    local: str
+    helo: str = ""
+    esmtp: bool = False
+    tls: str = ""
+    account: str = ""
+    commands: int = 0
+
+
+class Sink(Protocol):
+    """Where the content of one message goes. After `finish` or `abort` it is not called again."""
+
+    def write(self, octets: bytes) -> None:
+        """Take clean content, CRLF line ends and dots unstuffed, in pieces of whatever size."""
+
+    def finish(self) -> Reply | Awaitable[Reply]:
+        """The content is whole; the reply to the end of data. An awaitable is not cancelled when the client goes."""
+
+    def abort(self) -> None:
+        """The content is not wanted: connection lost, too large, bad, RSET between chunks."""
+
+
+class Handler(Protocol):
+    """Decides for one session; made by the factory when the client has connected."""
+
+    def connect(self) -> Verdict:
+        """A client is there. None greets it; a reply is said instead of the greeting, and closes."""
+
+    def helo(self, name: str, esmtp: bool) -> Verdict:
+        """EHLO (`esmtp`) or HELO; the peer's `helo` and `esmtp` are already those."""
+
+    def mail(self, command: MailCommand) -> Verdict:
+        """MAIL, well formed and in turn."""
+
+    def rcpt(self, command: RcptCommand) -> Verdict:
+        """RCPT, well formed and in turn."""
+
+    def data(self) -> Sink | Reply | Awaitable[Sink | Reply]:
+        """DATA or the first BDAT, with at least one recipient accepted."""
+
+    def reset(self) -> None:
+        """The transaction is gone: RSET, EHLO, after the end of data, connection lost."""
+
+    def refused(self, command: str, reply: Reply) -> None:
+        """The dialogue itself said a 4xx or 5xx: grammar, order or limits. `command` is fit for a log."""
+
+    def closed(self, reason: str) -> None:
+        """The connection is gone. The last call of a session."""

@@ -1,0 +1,81 @@
+"""What a listener offers and bears, made once of its settings for all its sessions.
+
+RFC 5321 §4.1.1.1 and §4.2 (greeting and EHLO), RFC 1870 (SIZE), 1854 and 2920 (PIPELINING), 2034
+(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 6152 (8BITMIME), 6531 (SMTPUTF8), 9422 (LIMITS).
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from relaymta.mail.reply import Reply
+from relaymta.smtp.settings import BareNewlines, ListenerSettings, TlsMode
+
+
+@frozen(slots=True)
+class Rules:
+    """Limits of a session (0: none) and its two set pieces for the wire, the greeting and the answer to EHLO."""
+
+    max_message_size: int
+    max_recipients: int
+    max_transactions: int
+    max_errors: int
+    max_idle_commands: int
+    max_unrecognized: int
+    normalize: bool
+    starttls: bool
+    greeting: bytes
+    helo: bytes
+    ehlo_clear: bytes
+    ehlo_tls: bytes
+
+    def hello(self, *, esmtp: bool, tls: bool) -> bytes:
+        """The positive reply to EHLO (`esmtp`) or HELO."""
+        if not esmtp:
+            return self.helo
+        return self.ehlo_tls if tls else self.ehlo_clear
+
+
+def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
+    """The rules of a listener on the host of that name."""
+    limits = settings.limits
+    starttls = settings.tls is TlsMode.STARTTLS
+    return Rules(
+        max_message_size=settings.max_message_size,
+        max_recipients=settings.max_recipients,
+        max_transactions=limits.transactions,
+        max_errors=limits.errors,
+        max_idle_commands=limits.idle_commands,
+        max_unrecognized=limits.unrecognized,
+        normalize=settings.bare_newlines is BareNewlines.NORMALIZE,
+        starttls=starttls,
+        greeting=Reply(220, "", f"{hostname} ESMTP relaymta").render(),
+        helo=Reply(250, "", hostname).render(),
+        ehlo_clear=_ehlo(hostname, settings, starttls),
+        ehlo_tls=_ehlo(hostname, settings, False),  # RFC 3207 §4.2: not offered once TLS is on
+    )
+
+
+def _ehlo(hostname: str, settings: ListenerSettings, starttls: bool) -> bytes:
+    lines = [
+        hostname,
+        "PIPELINING",
+        f"SIZE {settings.max_message_size}",  # RFC 1870 §3: 0 is no fixed maximum
+        "8BITMIME",
+        "SMTPUTF8",
+        "CHUNKING",
+        "DSN",
+        "ENHANCEDSTATUSCODES",
+        _limits(settings),
+    ]
+    if starttls:
+        lines.append("STARTTLS")
+    return Reply(250, "", "\n".join(lines)).render()
+
+
+def _limits(settings: ListenerSettings) -> str:
+    words = ["LIMITS"]
+    if settings.limits.transactions:
+        words.append(f"MAILMAX={settings.limits.transactions}")  # RFC 9422 §4.1
+    words.append(f"RCPTMAX={settings.max_recipients}")  # RFC 9422 §4.2
+    return " ".join(words)

@@ -1,0 +1,460 @@
+"""The server's shell: Twisted's protocol and factory around smtp.session, which does the talking.
+
+RFC 5321 §3.8 (closing), RFC 3207 and 8314 (TLS). Of twisted.mail's classes the frame is kept and all that reads or
+writes is replaced. Here are the socket's side of a session and the one place where an exception becomes a reply.
+Deadlines are left to smtp.timing, the number of connections to smtp.door, every decision to the Handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from traceback import format_exc
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
+from twisted.mail import smtp
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relaymta.mail.reply import Reply
+from relaymta.smtp import answers
+from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.door import Door, is_loopback
+from relaymta.smtp.handler import Handler, Peer, Sink, Verdict
+from relaymta.smtp.rules import rules_of
+from relaymta.smtp.session import Session
+from relaymta.smtp.settings import ListenerSettings, TlsMode
+from relaymta.smtp.timing import Alarm, Patience
+from relaymta.smtp.turns import Hello, Piece, Refused, Signal, State
+
+__all__ = [
+    "Handler",
+    "MailCommand",
+    "Peer",
+    "RcptCommand",
+    "RelayESMTP",
+    "RelayFactory",
+    "Sink",
+    "Verdict",
+]
+
+WAITING_MAX = 64 * 1024  # octets read ahead of a decision before the client is made to wait; ours
+CLOSE_WITHIN = 5.0  # seconds for the client to take the last reply and close; ours
+
+
+@implementer(IPushProducer, IHandshakeListener)
+class RelayESMTP(smtp.ESMTP):
+    """One connection. As a producer it is the source of its own replies: a client that does not read is not heard."""
+
+    factory: RelayFactory
+    transport: Any
+    noisy = False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._handler: Handler | None = None  # none before the greeting, and for who is turned away
+        self._sink: Sink | None = None
+        self._waiting: Deferred[Any] | None = None  # the decision that is awaited
+        self._final = False  # whether that decision is the one on a whole message
+        self._pumping = False
+        self._paused = False
+        self._choked = False
+        self._closing = False
+        self._lost = False
+
+    # The connection
+
+    def connectionMade(self) -> None:
+        """Let the client in, or say 421 and close."""
+        factory, transport = self.factory, self.transport
+        self.peer = factory.peer_of(transport)
+        self._session = Session(factory.rules)
+        self._alarm = Alarm(factory.clock, self._ring)
+        self._patience = Patience(factory.settings.timeouts, factory.clock.seconds())
+        refusal = factory.door.enter(self, self.peer.client)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        transport.registerProducer(self, True)
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)  # a late reply must not wait for the ACK of an early one
+        if factory.implicit_tls:
+            self._start_tls()
+        else:
+            self._greet()
+
+    def _turn_away(self, reply: Reply) -> None:
+        self.factory.on_turned_away(self.peer, reply)
+        self._session.give_up(reply, str(reply))
+        if not self.factory.implicit_tls:
+            self.transport.write(self._session.take_output())
+        self._closing = True
+        self._alarm.set(self.factory.clock.seconds() + CLOSE_WITHIN)
+        self.transport.loseConnection()
+
+    def _greet(self) -> None:
+        try:
+            self._handler = self.factory.handler(self.peer)
+        except Exception:  # noqa: BLE001 - the one who decides could not be made: nobody can be served
+            self._session.reply(self._bug("connect"))
+        else:
+            self._ask("connect", self._handler.connect)
+        self._pump()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets from the client, of any number of commands."""
+        self._session.receive(data)
+        self._pump()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """The end, whoever made it."""
+        self._lost = True
+        self._alarm.stop()
+        self.factory.door.leave(self)
+        self._let_go()
+        session = self._session
+        session.give_up(None, _why(reason))
+        handler = self._handler
+        if handler is None:
+            return
+        self.peer.commands = session.commands
+        try:
+            self._turn()
+            handler.closed(session.reason)
+        except Exception:  # noqa: BLE001 - nobody is left to be told but the log
+            self._bug("closed")
+
+    # Events and decisions
+
+    def _pump(self) -> None:
+        """Do all that can be done now, and send what came of it in one write."""
+        if self._pumping or self._lost:
+            return
+        self._pumping = True
+        session = self._session
+        try:
+            signal = self._turn()
+        except Exception:  # noqa: BLE001 - not from a decision: the state of the session is not to be trusted
+            self._bug("session")
+            session.give_up(answers.BROKEN, "an error of ours")
+            signal = Signal.CLOSED
+        self._pumping = False
+        output = session.take_output()
+        if output:
+            self.transport.write(output)
+        if signal is Signal.CLOSED:
+            self._close()
+        elif signal is Signal.START_TLS:
+            self._start_tls()
+        else:
+            self._alarm.set(self._patience.deadline(session, self.factory.clock.seconds()))
+            self._regulate()
+
+    def _turn(self) -> Signal:
+        """Handle events until one of them ends the turn."""
+        session, handler = self._session, self._handler
+        while True:
+            event = session.next_event()
+            if isinstance(event, Signal):
+                if event is Signal.CONTENT_ASKED:
+                    self._ask("data", handler.data)  # type: ignore[union-attr]
+                elif event is Signal.CONTENT_ENDED:
+                    self._finish()
+                elif event is Signal.RESET:
+                    self._reset()
+                else:
+                    return event
+            elif handler is None:
+                continue  # the handler could not be made: what is refused now is nobody's to hear
+            elif isinstance(event, Piece):
+                self._write(event.octets)
+            elif isinstance(event, RcptCommand):
+                self._ask("rcpt", handler.rcpt, event)
+            elif isinstance(event, MailCommand):
+                self._ask("mail", handler.mail, event)
+            elif isinstance(event, Hello):
+                self.peer.helo, self.peer.esmtp = event.name, event.esmtp
+                self._ask("helo", handler.helo, event.name, event.esmtp)
+            elif isinstance(event, Refused):
+                handler.refused(event.command, event.reply)
+
+    def _ask(self, where: str, question: Callable[..., Any], *facts: object) -> None:
+        """Put a question and hand on its answer, at once if it can be had at once."""
+        try:
+            answer = question(*facts)
+        except Exception:  # noqa: BLE001 - RFC 5321 §4.2.1: an error of ours is a 4yz, whatever it was
+            answer = self._bug(where)
+        if answer is None or answer.__class__ is Reply:
+            self._session.reply(answer)
+        elif hasattr(answer, "__await__"):
+            self._await(where, answer)
+        else:
+            self._answer(answer)
+
+    def _answer(self, answer: Reply | Sink | None) -> None:
+        if answer is None or isinstance(answer, Reply):
+            self._session.reply(answer)
+        else:
+            self._sink = answer
+            self._session.reply(None)
+
+    def _await(self, where: str, answer: Awaitable[Any]) -> None:
+        waiting: Deferred[Any]
+        waiting = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
+        self._waiting = waiting
+        facts = (waiting, where)
+        waiting.addCallbacks(self._answered, self._failed, callbackArgs=facts, errbackArgs=facts)
+
+    def _answered(self, answer: Any, waiting: Deferred[Any], where: str) -> None:
+        if self._waiting is not waiting:  # the session is over
+            if answer is not None and not isinstance(answer, Reply):
+                answer.abort()
+            return
+        self._waiting = None
+        self._answer(answer)
+        self._pump()
+
+    def _failed(self, failure: Failure, waiting: Deferred[Any], where: str) -> None:
+        if self._waiting is waiting:
+            self._waiting = None
+            self._answer(self._bug(where, failure.getTraceback()))
+            self._pump()
+        elif failure.check(CancelledError) is None:
+            self._bug(where, failure.getTraceback())
+
+    def _let_go(self) -> None:
+        """The session is over: no decision is awaited any more. A whole message is decided to its end all the same."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not self._final:
+            waiting.cancel()
+
+    def _bug(self, where: str, trace: str = "") -> Reply:
+        """Tell of an exception that no rule foresaw, and give the reply that it becomes."""
+        self.factory.on_bug(f"smtp.server {where}", trace or format_exc())
+        return answers.BROKEN if self._session.state is State.CONNECTED else answers.OUR_FAULT
+
+    # Content
+
+    def _write(self, octets: bytes) -> None:
+        assert self._sink is not None
+        try:
+            self._sink.write(octets)
+        except Exception:  # noqa: BLE001 - the message is lost, the session is not
+            reply = self._bug("write")
+            self._abort()
+            self._sink = _Broken(reply)
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        assert sink is not None
+        self._final = True
+        self._ask("finish", sink.finish)
+
+    def _reset(self) -> None:
+        self._final = False
+        self._abort()
+        if self._handler is not None:
+            self._handler.reset()
+
+    def _abort(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abort()
+
+    # TLS
+
+    def _start_tls(self) -> None:
+        factory = self.factory
+        self._alarm.set(factory.clock.seconds() + factory.settings.timeouts.handshake)
+        self.transport.startTLS(factory.tls_context)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is on."""
+        self.peer.tls = _tls_facts(self.transport.getHandle())
+        self._session.tls_started()
+        self.factory.on_tls(self.peer)
+        if self._handler is None:
+            self._greet()
+        else:
+            self.peer.helo, self.peer.esmtp = "", False  # RFC 3207 §4.2
+            self._pump()
+
+    # Flow
+
+    def pauseProducing(self) -> None:
+        """Our replies are not read: read no commands."""
+        self._choked = True
+        self._regulate()
+
+    def resumeProducing(self) -> None:
+        """Our replies are read again."""
+        self._choked = False
+        self._regulate()
+
+    def stopProducing(self) -> None:
+        """The connection is lost, of which connectionLost tells."""
+
+    def _regulate(self) -> None:
+        """Read from the client, or make it wait (RFC 5321 does not ask us to be quicker than our disk)."""
+        paused = not self._closing and (self._choked or self._session.waiting > WAITING_MAX)
+        if paused is not self._paused:
+            self._paused = paused
+            if paused:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    # The end
+
+    def drain(self) -> None:
+        """End the session as soon as no transaction runs."""
+        self._session.drain()
+        if self._handler is None or self._session.state is State.HANDSHAKE:
+            self.transport.loseConnection()
+        else:
+            self._pump()
+
+    def abort(self) -> None:
+        """End the session now, whatever runs."""
+        self.transport.abortConnection()
+
+    def _close(self) -> None:
+        """The last reply is written: close, and see to it that the connection does end."""
+        self._let_go()
+        if self._closing:
+            return
+        self._closing = True
+        self._alarm.set(self.factory.clock.seconds() + CLOSE_WITHIN)
+        transport = self.transport
+        transport.unregisterProducer()
+        if self._session.reason == "quit" or self.peer.tls or not hasattr(transport, "loseWriteConnection"):
+            transport.loseConnection()
+            return
+        # The client may still be sending; to close now would reset the connection and take our reply with it.
+        self._regulate()
+        transport.loseWriteConnection()
+
+    def _ring(self) -> None:
+        """The deadline has passed."""
+        session = self._session
+        if self._closing or self._handler is None or session.state is State.HANDSHAKE:
+            self.transport.abortConnection()
+            return
+        session.give_up(self._patience.reply(session, self.factory.clock.seconds()), "timed out")
+        self._pump()
+
+
+class RelayFactory(smtp.SMTPFactory):
+    """All sessions of one listener.
+
+    `handler` makes the one who decides for a session; `new_id` makes session ids. `exempt` says which clients are not
+    limited one by one. `on_bug` hears (where, traceback) of every exception that became a 421 or 451, `on_tls` of
+    every handshake that ended well, `on_turned_away` of every client that was refused at the door.
+    """
+
+    noisy = False
+    protocol = RelayESMTP  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        hostname: str,
+        handler: Callable[[Peer], Handler],
+        clock: IReactorTime,
+        new_id: Callable[[], str],
+        *,
+        on_bug: Callable[[str, str], None],
+        on_tls: Callable[[Peer], None] = lambda peer: None,
+        on_turned_away: Callable[[Peer, Reply], None] = lambda peer, reply: None,
+        exempt: Callable[[str], bool] = is_loopback,
+        tls_context: Any = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.domain = hostname.encode("ascii")
+        self.hostname = hostname
+        self.handler = handler
+        self.clock = clock
+        self.new_id = new_id
+        self.on_bug = on_bug
+        self.on_tls = on_tls
+        self.on_turned_away = on_turned_away
+        self.door = Door(0, 0, exempt, clock)
+        self.configure(settings, tls_context)
+
+    def configure(self, settings: ListenerSettings, tls_context: Any = None) -> None:
+        """Put settings and certificates in force for sessions to come; running ones keep theirs.
+
+        `tls_context` is what ITLSTransport.startTLS takes. Raises ValueError where TLS is asked for without one.
+        """
+        if settings.tls is not TlsMode.NONE and tls_context is None:
+            raise ValueError(f"listener {settings.name}: TLS needs a certificate")
+        self.settings = settings
+        self.tls_context = tls_context
+        self.implicit_tls = settings.tls is TlsMode.IMPLICIT
+        self.rules = rules_of(settings, self.hostname)
+        self.door.most = settings.limits.connections
+        self.door.most_per_client = settings.limits.connections_per_client
+
+    def buildProtocol(self, addr: object) -> RelayESMTP:  # type: ignore[override]
+        """The protocol of a new connection."""
+        protocol = RelayESMTP()
+        protocol.factory = self
+        return protocol
+
+    def peer_of(self, transport: Any) -> Peer:
+        """The facts of a connection."""
+        client, local = transport.getPeer(), transport.getHost()
+        return Peer(
+            session=self.new_id(),
+            listener=self.settings.name,
+            client=_ip(getattr(client, "host", "")),
+            port=getattr(client, "port", 0),
+            local=_ip(getattr(local, "host", "")),
+        )
+
+    def drain(self, limit: float = 30.0) -> Deferred[None]:
+        """Take nobody in any more, say 421 4.3.2 to idle clients at once and to others after their transaction.
+
+        Fires when all are gone; after `limit` seconds the rest is aborted. To be called once.
+        """
+        return self.door.drain(limit)
+
+
+class _Broken:
+    """The sink of a message that could not be kept: it eats the rest and says so at the end."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def write(self, octets: bytes) -> None:
+        """Eat."""
+
+    def finish(self) -> Reply:
+        """What became of it."""
+        return self._reply
+
+    def abort(self) -> None:
+        """Nothing is kept anyhow."""
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _ip(host: str) -> str:
+    """An address as text; an IPv4 client that came over an IPv6 socket is an IPv4 client."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def _tls_facts(connection: Any) -> str:
+    return f"{connection.get_protocol_version_name()} {connection.get_cipher_name()} {connection.get_cipher_bits()}"
+
+
+def _why(failure: Failure) -> str:
+    if failure.check(ConnectionDone):
+        return "closed by the client"
+    if failure.check(ConnectionAborted):
+        return "aborted"
+    return f"lost: {failure.getErrorMessage()}"

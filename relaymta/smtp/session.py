@@ -1,0 +1,515 @@
+"""The server's side of the dialogue as a machine without input or output: bytes to events, decisions to replies.
+
+RFC 5321 §3 and §4.1.4 (order of commands), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 9422
+(limits). In the manner of h11: `receive` bytes, ask `next_event` until it says NEED_DATA or PAUSED, answer what is
+owed with `reply`, send what `take_output` gives. One decision is owed at a time and nothing is parsed meanwhile, so
+that a pipelined dialogue is the lockstep one by construction. Grammar is smtp.grammar's, content smtp.data's,
+judgement the handler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, evolve, field
+
+from relaymta.mail.reply import Reply
+from relaymta.smtp import answers, grammar
+from relaymta.smtp.data import ChunkDecoder, Decoder, Fault
+from relaymta.smtp.grammar import RefusalError
+from relaymta.smtp.rules import Rules
+from relaymta.smtp.stream import Stream
+from relaymta.smtp.turns import OUT_OF_TURN, Event, Hello, Piece, Refused, Signal, State
+
+OVERSHOOT_MAX = 1000  # recipients above the limit that are no error of the client; RFC 5321 §4.5.3.1.10, ours
+SHOWN_MAX = 200  # characters of a command in a log; ours
+
+_MAIL_OK = answers.MAIL_OK.render()
+_RCPT_OK = answers.RCPT_OK.render()
+_GO_AHEAD = answers.GO_AHEAD.render()
+
+
+@define(slots=True, eq=False)
+class Session:
+    """One session, from the greeting to its end. `rules` is what the listener offers and bears."""
+
+    rules: Rules
+    state: State = State.CONNECTED
+    tls: bool = False  # whether the octets come over TLS
+    esmtp: bool = False
+    account: str = ""  # who authenticated
+    commands: int = 0
+    messages: int = 0  # accepted
+    size: int = 0  # octets of content of this transaction so far
+    reason: str = ""  # why it was closed, for a log
+    _stream: Stream = field(factory=Stream)
+    _line: bytes = b""  # the command being read
+    _output: list[bytes] = field(factory=list)
+    _events: list[Event] = field(factory=list)
+    _decide: Callable[[Reply | None], None] | None = None  # what the owed decision goes to
+    _draining: bool = False
+    # counted since the last accepted message
+    _errors: int = 0
+    _idle: int = 0
+    _unrecognized: int = 0
+    # the transaction
+    _open: bool = False  # MAIL was accepted and no RESET was given yet
+    _transactions: int = 0
+    _utf8: bool = False
+    _recipients: int = 0
+    _overshoot: int = 0
+    _decoder: Decoder | ChunkDecoder | None = None
+    _refusal: Reply | None = None  # of content that is read to its end and kept by nobody
+    _ours: bool = True  # whether that refusal is the dialogue's own
+    _chunk_left: int = 0
+    _chunk_size: int = 0
+    _chunk_last: bool = False
+    _after_chunk: State = State.IDLE  # where a refused chunk leads
+
+    def __attrs_post_init__(self) -> None:
+        self._decide = self._decide_connect
+
+    # What the shell uses
+
+    @property
+    def owes(self) -> bool:
+        """Whether a decision is owed by `reply`."""
+        return self._decide is not None
+
+    @property
+    def waiting(self) -> int:
+        """Octets received and not read."""
+        return self._stream.waiting
+
+    def receive(self, octets: bytes) -> None:
+        """Take octets from the client. Before the greeting they end the session (RFC 5321 §3.1)."""
+        if self.state is State.CLOSED:
+            return
+        if self.state is State.CONNECTED:
+            self._line = octets
+            self._refuse(answers.TALKED_FIRST)
+        else:
+            self._stream.receive(octets)
+
+    def take_output(self) -> bytes:
+        """What is to be sent; empties it."""
+        output = self._output
+        if not output:
+            return b""
+        octets = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return octets
+
+    def next_event(self) -> Event:
+        """The next event; CLOSED, PAUSED and NEED_DATA are given again until something changes."""
+        while True:
+            if self._events:
+                return self._events.pop(0)
+            state = self.state
+            if state is State.CLOSED:
+                return Signal.CLOSED
+            if self._decide is not None or state is State.HANDSHAKE:
+                return Signal.PAUSED
+            if state is State.CONTENT:
+                event = self._read_content()
+            elif state is State.CHUNK:
+                event = self._read_chunk()
+            elif self._draining and state in (State.IDLE, State.GREETED):
+                self._say(answers.GOING_DOWN)
+                continue
+            else:
+                event = self._read_command()
+            if event is not None:
+                return event
+
+    def reply(self, verdict: Reply | None) -> None:
+        """The decision that is owed; None is the standard positive reply."""
+        decide = self._decide
+        assert decide is not None, "no decision is owed"
+        self._decide = None
+        decide(verdict)
+
+    def tls_started(self) -> None:
+        """The handshake ended well. What was known from before is forgotten (RFC 3207 §4.2)."""
+        self.tls = True
+        self.esmtp = False
+        self.account = ""
+        if self.state is State.HANDSHAKE:
+            self.state = State.GREETED
+
+    def drain(self) -> None:
+        """Close with 421 as soon as no transaction runs."""
+        self._draining = True
+
+    def give_up(self, reply: Reply | None, reason: str) -> None:
+        """End the session now: `reply` is the last one, or None when nobody hears it any more."""
+        if self.state is not State.CLOSED:
+            self._close(reply, reason)
+
+    # Replies
+
+    def _say(self, reply: Reply) -> None:
+        if reply.permanent:
+            self._errors += 1
+        if reply.close or reply.code == 421:  # RFC 5321 §3.8
+            self._close(reply, "quit" if reply is answers.BYE else str(reply))
+        else:
+            self._output.append(reply.render())
+
+    def _refuse(self, reply: Reply) -> None:
+        """Say what grammar, order or limits have against the command, and tell of it."""
+        self._events.append(Refused(_shown(self._line), reply))
+        self._say(reply)
+
+    def _close(self, reply: Reply | None, reason: str) -> None:
+        if reply is not None:
+            self._output.append(reply.render())
+        self._end_transaction()
+        self.state = State.CLOSED
+        self.reason = reason
+        self._decide = None
+        self._stream.read_all()  # nothing behind the last reply is ever read
+
+    def _accepts(self, verdict: Reply | None, standard: bytes) -> bool:
+        """Say a verdict; whether it was positive."""
+        if verdict is None:
+            self._output.append(standard)
+            return True
+        self._say(verdict)
+        return verdict.positive
+
+    def _end_transaction(self) -> None:
+        if self._open:
+            self._open = False
+            self._events.append(Signal.RESET)
+        self._decoder = self._refusal = None
+
+    # Lines
+
+    def _read_command(self) -> Event | None:
+        line = self._stream.read_line()
+        if line is None:
+            return Signal.NEED_DATA
+        self._line = line
+        self.commands += 1
+        try:
+            if self._errors or self._idle:
+                self._check_limits()
+            if self._stream.fault is not None:
+                raise _bad_line(line, self._stream.fault)
+            verb, _, argument = line.partition(b" ")
+            read = _READERS.get(verb)
+            if read is None:
+                verb = verb.upper()
+                read = _READERS.get(verb) or Session._read_unknown
+            argument = argument.rstrip(b" \t")  # RFC 5321 §4.1.1: trailing blanks are tolerated
+            refusal = OUT_OF_TURN[self.state].get(verb)
+            if refusal is None:
+                return read(self, argument)
+            self._read_out_of_turn(refusal, verb, argument)
+        except RefusalError as error:
+            self._refuse(error.reply)
+        return None
+
+    def _check_limits(self) -> None:
+        if 0 < self.rules.max_errors <= self._errors:
+            raise RefusalError(answers.TOO_MANY_ERRORS)
+        if 0 < self.rules.max_idle_commands <= self._idle:
+            raise RefusalError(answers.TOO_MANY_COMMANDS)
+
+    def _read_out_of_turn(self, refusal: Reply, verb: bytes, argument: bytes) -> None:
+        if verb != b"BDAT":
+            raise RefusalError(refusal)
+        size, _ = grammar.chunk(argument)
+        self._begin_chunk(size, False, refusal, self.state)  # RFC 3030 §2: its content is eaten first
+
+    def _read_unknown(self, argument: bytes) -> None:
+        verb = self._line.partition(b" ")[0].upper()
+        if verb in _HTTP:
+            raise RefusalError(answers.NOT_HTTP)
+        if verb in _NOT_OURS:
+            raise RefusalError(answers.NOT_IMPLEMENTED)
+        self._unrecognized += 1
+        many = 0 < self.rules.max_unrecognized < self._unrecognized
+        raise RefusalError(answers.TOO_MANY_ERRORS if many else answers.UNRECOGNIZED)
+
+    # The greeting, EHLO, HELO, STARTTLS
+
+    def _decide_connect(self, verdict: Reply | None) -> None:
+        if self._draining:
+            verdict = answers.GOING_DOWN
+        if verdict is None:
+            self.state = State.GREETED
+            self._output.append(self.rules.greeting)
+        else:
+            self._close(verdict, str(verdict))  # RFC 5321 §3.1
+
+    def _read_ehlo(self, argument: bytes) -> Event:
+        return self._read_hello(argument, True, self._decide_ehlo)
+
+    def _read_helo(self, argument: bytes) -> Event:
+        return self._read_hello(argument, False, self._decide_helo)
+
+    def _read_hello(self, argument: bytes, esmtp: bool, decide: Callable[[Reply | None], None]) -> Event:
+        name = grammar.hello(argument)
+        self._idle += 1
+        self._decide = decide
+        return Hello(name, esmtp)
+
+    def _decide_ehlo(self, verdict: Reply | None) -> None:
+        self._greet(verdict, True)
+
+    def _decide_helo(self, verdict: Reply | None) -> None:
+        self._greet(verdict, False)
+
+    def _greet(self, verdict: Reply | None, esmtp: bool) -> None:
+        if verdict is not None and not verdict.positive:
+            self._say(verdict)  # RFC 5321 §4.1.4: the state stays what it was
+            return
+        self._end_transaction()  # RFC 5321 §4.1.4: as if RSET had been said
+        self.state = State.IDLE
+        self.esmtp = esmtp
+        self._output.append(self.rules.hello(esmtp=esmtp, tls=self.tls))
+
+    def _read_starttls(self, argument: bytes) -> None:
+        _no_argument(argument)
+        self._idle += 1
+        if self.tls:
+            raise RefusalError(answers.TLS_ACTIVE)
+        if not self.rules.starttls:
+            raise RefusalError(answers.TLS_ABSENT)
+        if self.waiting:  # RFC 3207 §4.2 and CVE-2011-0411: what came in clear is never read under TLS
+            raise RefusalError(answers.INJECTED)
+        self._end_transaction()
+        self._say(answers.READY_FOR_TLS)
+        self.state = State.HANDSHAKE
+        self._events.append(Signal.START_TLS)
+
+    # MAIL, RCPT
+
+    def _read_mail(self, argument: bytes) -> Event | None:
+        rules = self.rules
+        self._transactions += 1
+        if 0 < rules.max_transactions < self._transactions:  # RFC 9422 §4.1
+            raise RefusalError(answers.TOO_MANY_MESSAGES)
+        command = grammar.mail(argument, esmtp=self.esmtp)
+        if command.size is not None and 0 < rules.max_message_size < command.size:  # RFC 1870 §6.1
+            raise RefusalError(answers.SIZE_EXCEEDED)
+        if command.auth and not self.account:  # RFC 4954 §5: as if AUTH=<> had been given
+            command = evolve(command, auth="")
+        self._utf8 = command.smtputf8
+        self._decide = self._decide_mail
+        return command
+
+    def _decide_mail(self, verdict: Reply | None) -> None:
+        if self._accepts(verdict, _MAIL_OK):
+            self.state = State.SENDER
+            self._open = True
+            self._recipients = self._overshoot = self.size = 0
+
+    def _read_rcpt(self, argument: bytes) -> Event | None:
+        command = grammar.rcpt(argument, esmtp=self.esmtp, utf8=self._utf8)
+        if self._recipients >= self.rules.max_recipients:  # RFC 5321 §4.5.3.1.10
+            self._overshoot += 1
+            self._errors += self._overshoot > OVERSHOOT_MAX
+            raise RefusalError(answers.TOO_MANY_RECIPIENTS)
+        self._decide = self._decide_rcpt
+        return command
+
+    def _decide_rcpt(self, verdict: Reply | None) -> None:
+        if self._accepts(verdict, _RCPT_OK):
+            self.state = State.RECIPIENTS
+            self._recipients += 1
+
+    # DATA
+
+    def _read_data(self, argument: bytes) -> Event:
+        _no_argument(argument)
+        self._decide = self._decide_data
+        return Signal.CONTENT_ASKED
+
+    def _decide_data(self, verdict: Reply | None) -> None:
+        if verdict is None:
+            self._output.append(_GO_AHEAD)
+            self._decoder = Decoder(normalize=self.rules.normalize)
+            self.state = State.CONTENT
+        else:
+            self.state = State.IDLE
+            self._end_transaction()
+            self._say(verdict)
+
+    def _read_content(self) -> Event | None:
+        octets = self._stream.read_all()
+        if not octets:
+            return Signal.NEED_DATA
+        decoder = self._decoder
+        assert isinstance(decoder, Decoder)
+        clean = decoder.feed(octets)
+        event = self._take(clean, decoder.fault)
+        if decoder.ended:
+            self._stream.receive(decoder.rest)
+            self._end_content()
+        return event
+
+    def _take(self, octets: bytes, fault: Fault | None) -> Event | None:
+        """Content for the sink, unless it is or becomes refused."""
+        if fault is not None:
+            self._spoil(answers.FAULTS[fault])  # the gravest refusal, since it closes
+        elif self._refusal is None:
+            self.size += len(octets)
+            if 0 < self.rules.max_message_size < self.size:
+                self._spoil(answers.SIZE_EXCEEDED)  # RFC 1870 §6.3
+            elif octets:
+                return Piece(octets)
+        return None
+
+    def _spoil(self, refusal: Reply) -> None:
+        """Nobody keeps this content; it is read to its end, then refused."""
+        if self._open:
+            self._open = False
+            self._events.append(Signal.RESET)
+        self._refusal = refusal
+
+    def _end_content(self) -> None:
+        refusal = self._refusal
+        if refusal is not None:
+            self.state = State.IDLE
+            self._end_transaction()
+            self._refuse(refusal)
+        else:
+            self._events.append(Signal.CONTENT_ENDED)
+            self._decide = self._decide_end
+
+    def _decide_end(self, verdict: Reply | None) -> None:
+        verdict = verdict or answers.TAKEN
+        if verdict.positive:
+            self.messages += 1
+            self._errors = self._idle = self._unrecognized = 0
+        self.state = State.IDLE
+        self._end_transaction()
+        self._say(verdict)
+
+    # BDAT
+
+    def _read_bdat(self, argument: bytes) -> Event | None:
+        size, last = grammar.chunk(argument)
+        if self.state is State.CHUNKS:
+            self._begin_chunk(size, last, None, State.IDLE)
+            return None
+        self._chunk_size, self._chunk_last = size, last
+        self._decide = self._decide_bdat
+        return Signal.CONTENT_ASKED
+
+    def _decide_bdat(self, verdict: Reply | None) -> None:
+        if verdict is None:
+            self._decoder = ChunkDecoder(normalize=self.rules.normalize)
+            self._begin_chunk(self._chunk_size, self._chunk_last, None, State.IDLE)
+        else:
+            self._end_transaction()
+            self._begin_chunk(self._chunk_size, False, verdict, State.IDLE)
+            self._ours = False
+
+    def _begin_chunk(self, size: int, last: bool, refusal: Reply | None, after: State) -> None:
+        self._chunk_left = self._chunk_size = size
+        self._chunk_last = last
+        self._refusal = refusal
+        self._ours = True
+        self._after_chunk = after
+        self.state = State.CHUNK
+
+    def _read_chunk(self) -> Event | None:
+        octets = self._stream.read(self._chunk_left)
+        if self._chunk_left and not octets:
+            return Signal.NEED_DATA
+        self._chunk_left -= len(octets)
+        event: Event | None = None
+        if self._refusal is None:
+            decoder = self._decoder
+            assert isinstance(decoder, ChunkDecoder)
+            octets = decoder.feed(octets)
+            if self._chunk_last and not self._chunk_left:
+                octets += decoder.finish()
+            event = self._take(octets, decoder.fault)
+        if not self._chunk_left:
+            self._end_chunk()
+        return event
+
+    def _end_chunk(self) -> None:
+        refusal = self._refusal
+        if refusal is not None:
+            self._refusal = None
+            self.state = self._after_chunk
+            if self._ours:
+                self._refuse(refusal)
+            else:
+                self._say(refusal)
+        elif self._chunk_last:
+            self._end_content()
+        else:
+            self.state = State.CHUNKS
+            self._say(Reply(250, "2.0.0", f"{self._chunk_size} octets taken"))
+
+    # The rest
+
+    def _read_rset(self, argument: bytes) -> None:
+        _no_argument(argument)
+        if self.state is not State.GREETED:
+            self.state = State.IDLE
+        self._end_transaction()
+        self._say_idle(answers.RESET_OK)
+
+    def _read_noop(self, argument: bytes) -> None:
+        self._say_idle(answers.NOOP_OK)  # RFC 5321 §4.1.1.9: an argument is ignored
+
+    def _read_help(self, argument: bytes) -> None:
+        self._say_idle(answers.HELP)
+
+    def _read_vrfy(self, argument: bytes) -> None:
+        if not argument:
+            raise RefusalError(answers.ARGUMENT_NEEDED)
+        self._say_idle(answers.CANNOT_VERIFY)
+
+    def _read_quit(self, argument: bytes) -> None:
+        _no_argument(argument)
+        self._say(answers.BYE)
+
+    def _say_idle(self, reply: Reply) -> None:
+        self._idle += 1
+        self._say(reply)
+
+
+_READERS: dict[bytes, Callable[[Session, bytes], Event | None]] = {
+    b"EHLO": Session._read_ehlo,
+    b"HELO": Session._read_helo,
+    b"STARTTLS": Session._read_starttls,
+    b"MAIL": Session._read_mail,
+    b"RCPT": Session._read_rcpt,
+    b"DATA": Session._read_data,
+    b"BDAT": Session._read_bdat,
+    b"RSET": Session._read_rset,
+    b"NOOP": Session._read_noop,
+    b"HELP": Session._read_help,
+    b"VRFY": Session._read_vrfy,
+    b"QUIT": Session._read_quit,
+}
+_NOT_OURS = frozenset((b"EXPN", b"AUTH", b"ETRN", b"ATRN", b"TURN", b"SEND", b"SOML", b"SAML", b"LHLO"))
+_HTTP = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH", b"TRACE"))
+
+
+def _bad_line(line: bytes, reply: Reply) -> RefusalError:
+    if line[:4].upper() == b"BDAT":  # what follows may be content and must not be read as commands
+        reply = evolve(reply, close=True)
+    return RefusalError(reply)
+
+
+def _no_argument(argument: bytes) -> None:
+    if argument:
+        raise RefusalError(answers.NO_ARGUMENT)
+
+
+def _shown(line: bytes) -> str:
+    """A command for a log: short, printable, and without what AUTH carries."""
+    if line[:4].upper() == b"AUTH":
+        return "AUTH"
+    text = line[:SHOWN_MAX].decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else repr(text)[1:-1]

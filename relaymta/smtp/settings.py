@@ -1,0 +1,105 @@
+"""The [[listener]] table: where clients connect and what is asked of them.
+
+RFC 5321 §4.5.3 (sizes and timeouts), RFC 1870 (SIZE), RFC 9422 (LIMITS). Binding the address is left to service,
+certificates to net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from attrs import frozen
+
+from relaymta.config import Duration, Size, SocketAddress
+
+RECIPIENTS_LEAST = 100  # RFC 5321 §4.5.3.1.8: a server must take so many
+
+
+class Profile(Enum):
+    """Who a listener is for."""
+
+    MX = "mx"
+    SUBMISSION = "submission"
+    LMTP = "lmtp"
+
+
+class TlsMode(Enum):
+    """When TLS begins: never, with STARTTLS (RFC 3207), or before the greeting (RFC 8314 §3)."""
+
+    NONE = "none"
+    STARTTLS = "starttls"
+    IMPLICIT = "implicit"
+
+
+class AuthMode(Enum):
+    """Whether a client may or must authenticate (RFC 4954)."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class BareNewlines(Enum):
+    """What bare CR and LF in content are: a reason to refuse, or line ends. They never end the data."""
+
+    REJECT = "reject"
+    NORMALIZE = "normalize"
+
+
+@frozen(slots=True)
+class Limits:
+    """How much one listener bears; 0 is no limit. All are ours, where no clause is named.
+
+    `connections` in all and `connections_per_client` (an IPv6 client is its /64): 421 at the door.
+    `errors` and `idle_commands` (those that move no mail) since the last accepted message: 421.
+    `unrecognized`: commands that no SMTP knows, since the last accepted message: 421.
+    `transactions` in one session (RFC 9422 §4.1, MAILMAX): 421.
+    """
+
+    connections: int = 2000
+    connections_per_client: int = 50
+    errors: int = 20
+    idle_commands: int = 100
+    unrecognized: int = 5
+    transactions: int = 100_000
+
+
+@frozen(slots=True)
+class Timeouts:
+    """How long a client may take; each end is a 421.
+
+    `command`: between commands (RFC 5321 §4.5.3.2.7: at least 5 minutes). `content`: without any octet of content.
+    `handshake`: for TLS. `message`: from the greeting, or from one accepted message, to the next, whatever the client
+    does meanwhile. `min_rate`: octets of content a second, over the whole of it, `content` being the grace.
+    """
+
+    command: Duration = Duration(300)
+    content: Duration = Duration(300)
+    handshake: Duration = Duration(60)
+    message: Duration = Duration(3600)
+    min_rate: Size = Size(500)
+
+
+@frozen(slots=True)
+class ListenerSettings:
+    """One [[listener]]. `max_message_size` in octets and `max_recipients` of a message; 0 is no limit for the size."""
+
+    name: str = "mx"
+    address: SocketAddress | None = None
+    endpoint: str = ""
+    profile: Profile = Profile.MX
+    tls: TlsMode = TlsMode.NONE
+    auth: AuthMode = AuthMode.NONE
+    max_message_size: Size = Size(25_000_000)
+    max_recipients: int = 1000
+    bare_newlines: BareNewlines = BareNewlines.REJECT
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+
+    def check(self) -> Iterable[tuple[str, str]]:
+        """Contradictions, as (key, what is wrong)."""
+        if bool(self.address) == bool(self.endpoint):
+            yield "address", "a listener has either `address` or `endpoint`"
+        if self.max_recipients < RECIPIENTS_LEAST:
+            yield "max_recipients", f"at least {RECIPIENTS_LEAST} (RFC 5321 §4.5.3.1.8)"

@@ -1,0 +1,131 @@
+"""Hands: whoever does the slow work, on a thread of its own or at the end of the reactor's turn.
+
+A hand takes all that waits at once; what comes in the meantime waits for the next time. Results come back to the
+reactor's thread, one call for as many as there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+LAZINESS = 1.0  # seconds that what nobody waits for may stay unwritten
+
+
+class Delayed(Protocol):
+    """A call that the reactor will make."""
+
+    def cancel(self) -> object:
+        """Not any more."""
+
+    def active(self) -> bool:
+        """Whether it is still to be made."""
+
+
+class Hand(Generic[T]):
+    """Calls `work(entries)` with all that waits, in order, again and again.
+
+    Threaded, it works on a thread of its own and `tell` goes through `call_from_thread`; else it works in
+    `call_later(0, ...)`. `broken` is told, on the reactor's thread, when the work raised what it should not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[T]], None],
+        broken: Callable[[Failure], None],
+        call_later: Callable[..., Delayed],
+        call_from_thread: Callable[..., object],
+        threaded: bool,
+    ) -> None:
+        self._work = work
+        self._broken = broken
+        self._call_later = call_later
+        self._call_from_thread = call_from_thread
+        self._waiting: deque[T] = deque()
+        self._awake = False
+        self._timer: Delayed | None = None
+        self._turn: Delayed | None = None
+        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._ended: Deferred[None] = Deferred()
+        self._thread = Thread(target=self._run, name=name, daemon=True) if threaded else None
+
+    def start(self) -> None:
+        """Begin to work."""
+        if self._thread is not None:
+            self._thread.start()
+
+    def put(self, entry: T) -> None:
+        """Have `entry` done as soon as can be."""
+        self._waiting.append(entry)
+        if not self._awake:
+            self._wake()
+
+    def put_lazily(self, entry: T) -> None:
+        """Have `entry` done along with what comes next, or within LAZINESS."""
+        self._waiting.append(entry)
+        if self._timer is None:
+            self._timer = self._call_later(LAZINESS, self._hurry)
+
+    def tell(self, report: Callable[..., object], *args: Any) -> None:
+        """Call `report` on the reactor's thread; for the work to say what came of it."""
+        if self._thread is None:
+            report(*args)
+        else:
+            self._call_from_thread(report, *args)
+
+    def close(self) -> Deferred[None]:
+        """Do what waits, and nothing after that; fires on the reactor's thread when it is done."""
+        for call in (self._timer, self._turn):
+            if call is not None and call.active():
+                call.cancel()
+        self._timer = self._turn = None
+        if self._thread is not None and self._thread.is_alive():
+            self._tokens.put(False)
+        else:
+            self._take()
+            self._ended.callback(None)
+        return self._ended
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._thread is None:
+            self._turn = self._call_later(0, self._inline)
+        else:
+            self._tokens.put(True)
+
+    def _hurry(self) -> None:
+        self._timer = None
+        if self._waiting and not self._awake:
+            self._wake()
+
+    def _inline(self) -> None:
+        self._turn = None
+        self._awake = False
+        self._take()
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            going = self._tokens.get()
+            # Before the taking: whoever puts an entry in after it wakes us again.
+            self._awake = False
+            self._take()
+        self._call_from_thread(self._ended.callback, None)
+
+    def _take(self) -> None:
+        waiting = self._waiting
+        entries = [waiting.popleft() for _ in range(len(waiting))]
+        if not entries:
+            return
+        try:
+            self._work(entries)
+        except Exception:  # a bug must not leave those who wait without an answer
+            self.tell(self._broken, Failure())

@@ -1,0 +1,183 @@
+"""The journal's writer: everything that waits in one pwritev, one fdatasync, and then all of it is acknowledged.
+
+It runs on one hand (store.hands): a thread, or the end of the reactor's turn. It never waits for a timer: a batch is
+what arrived while the last one was being synced. A batch without anything that someone waits for is written and not
+synced; the next sync covers it.
+
+What fails:
+
+| call                        | what follows                                                                     |
+|-----------------------------|----------------------------------------------------------------------------------|
+| a new segment cannot be had | messages of this turn are refused, the next turn tries again                     |
+| write or sync of a batch    | the segment is poisoned and never synced again, no message of the batch is       |
+|                             | acknowledged; a new segment is tried once: its first batch declares the failed   |
+|                             | one void and carries its lines and settlements                                   |
+| the same in the new segment | the journal refuses everything from then on and says why                         |
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from attrs import frozen
+
+from relaymta.store.disk import IOV_MAX, Disk, explain
+from relaymta.store.record import BATCH_HEADER, BLOCK, BUFFERS, Entry, Kind, Standing, aligned, frame, length
+from relaymta.store.segment import Segment, Segments
+
+BATCH_RECORDS = (IOV_MAX - 1) // BUFFERS  # so that one pwritev takes them
+BATCH_OCTETS = 4 * 1024 * 1024  # ours: what a slow disk syncs within a second
+
+
+@frozen(slots=True)
+class Settled:
+    """What became of some entries: they are in `segment`, or not, and `failure` says why."""
+
+    segment: Segment | None
+    entries: Sequence[Entry]
+    failure: str = ""
+
+
+class Journal:
+    """Writes entries into segments. All but `refusing` and `largest` belong to the writer's hand.
+
+    `settled` is called with what became of each batch.
+    """
+
+    def __init__(self, disk: Disk, segments: Segments, settled: Callable[[Settled], None]) -> None:
+        self.refusing = ""
+        self._disk = disk
+        self._segments = segments
+        self._settled = settled
+        self._current: Segment | None = None
+        self._before = (0, 0)  # number of the segment before, and where it ended
+        self._kept: list[Entry] = []  # what no one waits for, until there is room
+
+    @property
+    def largest(self) -> int:
+        """Octets of the largest record that a batch can hold."""
+        return min(BATCH_OCTETS, self._segments.size) - BATCH_HEADER - BLOCK
+
+    def start(self) -> Segment:
+        """Begin a new segment and declare those before it settled; on stable storage. Raises OSError."""
+        segment = self._segments.take()
+        self._segments.floor = segment.number
+        try:
+            self._write(segment, [], sync=True)
+        except OSError:
+            self._shut(segment)
+            raise
+        self._current = segment
+        return segment
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """Write entries, and sync when somebody waits for one of them."""
+        rest: Sequence[Entry] = [*self._kept, *entries] if self._kept else entries
+        self._kept = []
+        while rest:
+            if self.refusing:
+                self._settled(Settled(None, rest, self.refusing))
+                return
+            try:
+                segment = self._room(length(rest[0]))
+            except OSError as error:
+                self._turn_away(rest, f"no journal segment to be had: {explain(error)}")
+                return
+            count = self._fitting(segment, rest)
+            self._commit_batch(segment, rest[:count])
+            rest = rest[count:]
+
+    def close(self) -> None:
+        """Sync what was written. Raises OSError."""
+        segment, self._current = self._current, None
+        self.refusing = self.refusing or "the spool is closed"
+        if segment is None:
+            return
+        try:
+            if segment.synced < segment.position and not segment.poisoned:
+                self._disk.fdatasync(segment.fd)
+        finally:
+            self._shut(segment)
+
+    def _shut(self, segment: Segment) -> None:
+        with suppress(OSError):  # a close cannot undo a sync, nor mend a failed one
+            self._disk.close(segment.fd)
+
+    def _room(self, octets: int) -> Segment:
+        # The segment for a record of that many octets: the current one, or else the next.
+        current = self._current
+        if current is None:
+            raise OSError(errno.EBADF, "the journal is not open")
+        if current.position + BATCH_HEADER + octets <= self._segments.size:
+            return current
+        following = self._segments.take()
+        self._leave(current)
+        self._current = following
+        return following
+
+    def _leave(self, segment: Segment) -> None:
+        # What nobody waited for may still be unsynced; if it cannot be synced it is void.
+        end = segment.position
+        if segment.synced < end:
+            try:
+                self._disk.fdatasync(segment.fd)
+            except OSError:
+                segment.poisoned = True
+                end = segment.synced
+        self._before = (segment.number, end)
+        self._shut(segment)
+
+    def _fitting(self, segment: Segment, entries: Sequence[Entry]) -> int:
+        room = min(BATCH_OCTETS, self._segments.size - segment.position) - BATCH_HEADER
+        count = 0
+        for record in entries[:BATCH_RECORDS]:
+            room -= length(record)
+            if room < 0:
+                break
+            count += 1
+        return max(count, 1)
+
+    def _commit_batch(self, segment: Segment, batch: Sequence[Entry]) -> None:
+        try:
+            self._write(segment, batch, sync=any(record[5] is not None for record in batch))
+        except OSError as error:
+            self._poison(segment, batch, explain(error))
+        else:
+            self._settled(Settled(segment, batch))
+
+    def _write(self, segment: Segment, batch: Sequence[Entry], sync: bool) -> None:
+        start = segment.position
+        standing = Standing(segment.synced, self._segments.floor, *self._before)
+        buffers, total = frame(segment.mark, segment.number, start, standing, batch)
+        if self._disk.pwritev(segment.fd, buffers, start) != total:
+            raise OSError(errno.EIO, "short write")
+        if sync:
+            self._disk.fdatasync(segment.fd)
+        segment.position = aligned(start + total)
+        if sync:
+            segment.synced = segment.position
+
+    def _poison(self, segment: Segment, batch: Sequence[Entry], why: str) -> None:
+        segment.poisoned = True
+        self._before = (segment.number, segment.position)
+        refused = [record for record in batch if record[0] is Kind.MESSAGE]
+        carried = [record for record in batch if record[0] is not Kind.MESSAGE]
+        self._shut(segment)
+        try:
+            following = self._segments.take()
+            self._write(following, carried, sync=True)
+        except OSError as error:
+            self.refusing = f"the journal failed ({why}), and again in a new segment ({explain(error)})"
+            self._current = None
+            self._settled(Settled(None, batch, self.refusing))
+            return
+        self._current = following
+        if refused:
+            self._settled(Settled(None, refused, f"the journal failed ({why})"))
+        self._settled(Settled(following, carried))
+
+    def _turn_away(self, entries: Sequence[Entry], why: str) -> None:
+        self._kept = [record for record in entries if record[5] is None]
+        self._settled(Settled(None, [record for record in entries if record[5] is not None], why))

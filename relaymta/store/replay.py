@@ -1,0 +1,241 @@
+"""Replay: what a journal holds after a crash becomes queue files, and the journal is empty.
+
+Segments are read from the newest to the oldest that still matters. A message that is neither done nor moved becomes a
+file with its notes; where a file is there already, the file wins and gets the notes that it lacks. Nothing of the
+journal may be used again before this has ended: store.spool then begins a segment that declares all of it settled.
+The table of store.spool says which state means what.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+from attrs import define, field
+
+from relaymta.store.disk import Disk, explain
+from relaymta.store.files import read_file
+from relaymta.store.record import BLOCK, Found, Kind, Reading, Scan
+from relaymta.store.segment import parse_name
+from relaymta.store.shelf import Parking, Placement, Shelf
+
+_TOGETHER = 128  # files put in place at once
+
+
+@define(slots=True, eq=False)
+class Old:
+    """A segment of an earlier life."""
+
+    number: int
+    mark: bytes
+    path: str
+    size: int
+
+
+@define(slots=True, eq=False)
+class Survivor:
+    """A message found in the journal, not settled there."""
+
+    segment: Old
+    found: Found
+    lines: list[tuple[Old, Found]] = field(factory=list)
+
+
+@define(slots=True)
+class Replay:
+    """What replay leaves: how many became files, what was corrupt, and the segments, oldest first.
+
+    `damaged`: those of them that the disk lied about, to be kept in corrupt/ once the journal has begun anew.
+    """
+
+    replayed: int = 0
+    corrupt: list[tuple[str, str]] = field(factory=list)
+    number: int = 0
+    segments: list[Old] = field(factory=list)
+    damaged: dict[Old, str] = field(factory=dict)
+
+
+def replay(disk: Disk, shelf: Shelf, result: Replay) -> None:
+    """Make files of what is in the journal. Raises OSError, and may be begun again then."""
+    _find_segments(disk, shelf, result)
+    folders: dict[str, list[Survivor]] = {}
+    for survivor in _survivors(disk, result):
+        folders.setdefault(shelf.folder(_queue_id(survivor.found)), []).append(survivor)
+    missing: list[Survivor] = []
+    for folder, inside in folders.items():
+        missing += _without_file(disk, shelf, folder, inside, result)
+    for start in range(0, len(missing), _TOGETHER):
+        _place(disk, shelf, missing[start : start + _TOGETHER])
+        result.replayed += len(missing[start : start + _TOGETHER])
+
+
+def _find_segments(disk: Disk, shelf: Shelf, result: Replay) -> None:
+    # The segments in journal/, oldest first; what is not one goes (half-made ones) or is told (anything else).
+    for name in list(disk.listdir(shelf.folders.journal)):
+        path = f"{shelf.folders.journal}/{name}"
+        known = parse_name(name)
+        if known is not None:
+            result.segments.append(Old(*known, path, _size(disk, path)))
+        elif name.startswith("fresh-"):
+            disk.unlink(path)
+        else:
+            result.corrupt.append((shelf.set_aside(path), "its name is not that of a journal segment"))
+    result.segments.sort(key=lambda old: old.number)
+    result.number = max((old.number for old in result.segments), default=0)
+
+
+def _survivors(disk: Disk, result: Replay) -> list[Survivor]:
+    # From the newest on: each tells where the one before it ended, and which is the oldest that matters.
+    readings: list[tuple[Old, Reading, int]] = []
+    floor, before, before_end = 0, 0, 0
+    for old in reversed(result.segments):
+        if old.number < floor:
+            break
+        told = before_end if old.number == before else None
+        reading = _read(disk, old, told or 0)
+        readings.append((old, reading, old.size if told is None else told))
+        floor = max(floor, reading.floor)
+        if reading.before:
+            before, before_end = reading.before, reading.before_end
+        synced = reading.synced if told is None else told
+        if any(offset < synced for offset in reading.damaged):
+            result.damaged[old] = f"damaged before octet {synced}, up to which it was synced"
+    found: dict[str, Survivor] = {}
+    settled: set[str] = set()
+    for old, reading, end in reversed(readings):
+        if old.number >= floor:
+            _follow(old, reading.upto(end), found, settled)
+    return [survivor for queue_id, survivor in found.items() if queue_id not in settled]
+
+
+def _follow(old: Old, records: Iterable[Found], found: dict[str, Survivor], settled: set[str]) -> None:
+    for record in records:
+        queue_id = _queue_id(record)
+        if record.kind is Kind.MESSAGE:
+            found[queue_id] = Survivor(old, record)
+        elif record.kind is Kind.LINE:
+            if queue_id in found:
+                found[queue_id].lines.append((old, record))
+        else:
+            settled.add(queue_id)
+
+
+def _read(disk: Disk, old: Old, known: int) -> Reading:
+    fd = disk.open(old.path, os.O_RDONLY)
+    try:
+        read = partial(_readable, disk, fd)
+        return Scan(read, old.size, old.mark, old.number, known).reading()
+    finally:
+        disk.close(fd)
+
+
+def _readable(disk: Disk, fd: int, size: int, offset: int) -> bytes:
+    # Octets of a segment, with zeros for blocks that the disk cannot read: damage, which the scan sees and tells.
+    try:
+        return disk.pread(fd, size, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        if size <= BLOCK:
+            return bytes(size)
+    return b"".join(_readable(disk, fd, min(BLOCK, size - at), offset + at) for at in range(0, size, BLOCK))
+
+
+def _without_file(
+    disk: Disk, shelf: Shelf, folder: str, survivors: list[Survivor], result: Replay
+) -> list[Survivor]:
+    # Those of a folder that have no file yet. A file wins, but notes that only the journal has go into it.
+    wanted = {_queue_id(survivor.found) for survivor in survivors}
+    files = shelf.find_all(folder, wanted)
+    missing = []
+    for survivor in survivors:
+        queue_id = _queue_id(survivor.found)
+        whole: list[tuple[str, tuple[bytes, ...]]] = []
+        for name in files.get(queue_id, ()):
+            path = f"{folder}/{name}"
+            try:
+                whole.append((path, _lines(disk, path)))
+            except ValueError as error:
+                result.corrupt.append((shelf.set_aside(path), str(error)))
+        if not whole:
+            missing.append(survivor)
+            continue
+        whole.sort(key=lambda file: len(file[1]))
+        path, lines = whole.pop()
+        for other, _ in whole:  # a name that could not be synced, then another for the same message
+            disk.unlink(other)
+        _complete(disk, shelf, path, lines, _noted(disk, survivor))
+    return missing
+
+
+def _complete(disk: Disk, shelf: Shelf, path: str, has: tuple[bytes, ...], noted: list[bytes]) -> None:
+    lacking = Counter(noted) - Counter(has)
+    if not lacking:
+        return
+    fd = disk.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        for line in noted:
+            if lacking[line]:
+                lacking[line] -= 1
+                shelf.append(fd, line)
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
+
+
+def _place(disk: Disk, shelf: Shelf, survivors: list[Survivor]) -> None:
+    placements: list[Placement] = []
+    for survivor in survivors:
+        name, head, content = _parts(disk, survivor.segment, survivor.found)
+        lines = _noted(disk, survivor)
+        placements.append(Parking(_queue_id(survivor.found), name.decode("ascii"), head, content, lines))
+    for failure in shelf.place(placements):
+        if failure is not None:
+            raise failure
+
+
+def _noted(disk: Disk, survivor: Survivor) -> list[bytes]:
+    return [_parts(disk, old, found)[2] for old, found in survivor.lines]
+
+
+def _parts(disk: Disk, old: Old, found: Found) -> tuple[bytes, bytes, bytes]:
+    size = len(found.name) + found.head + found.body
+    fd = disk.open(old.path, os.O_RDONLY)
+    try:
+        payload = disk.pread(fd, size, found.at)
+    finally:
+        disk.close(fd)
+    if len(payload) != size:
+        raise OSError(errno.EIO, "the segment became shorter", old.path)
+    behind = len(found.name) + found.head
+    return payload[: len(found.name)], payload[len(found.name) : behind], payload[behind:]
+
+
+def _lines(disk: Disk, path: str) -> tuple[bytes, ...]:
+    # Raises ValueError for a file that cannot be read.
+    fd = disk.open(path, os.O_RDONLY)
+    try:
+        return read_file(disk, fd)[2]
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise ValueError(explain(error)) from error
+    finally:
+        disk.close(fd)
+
+
+def _size(disk: Disk, path: str) -> int:
+    fd = disk.open(path, os.O_RDONLY)
+    try:
+        return disk.size(fd)
+    finally:
+        disk.close(fd)
+
+
+def _queue_id(found: Found) -> str:
+    return str(found.name.partition(b",")[0], "ascii")
+
+

@@ -1,0 +1,42 @@
+"""What holds for all tests: how hypothesis searches, and which tests may not run beside each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared CI machine stalls for reasons of its own: no deadline, the same examples every time. At a desk the
+# search is random, so that it goes on finding. A failure prints a blob to repeat it with.
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("desk", deadline=None, print_blob=True)
+settings.register_profile("deep", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "desk"))
+
+# Debian keeps servers where an ordinary user's PATH does not look.
+os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+PEERS = Path(__file__).parent / "peers"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file's tests share a worker (and its fixtures); all tests with peers share one (and the machine)."""
+    for item in items:
+        if PEERS in item.path.parents:
+            item.add_marker(pytest.mark.peers)
+        if item.get_closest_marker("xdist_group") is None:
+            peers = item.get_closest_marker("peers") is not None
+            group = "peers" if peers else str(item.path.relative_to(config.rootpath))
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_report_header() -> str:
+    """Say which interpreter and which search, for the reader of a log."""
+    profile = settings.get_current_profile_name()
+    return f"relaymta: python {sys.version.split()[0]}, hypothesis profile {profile}"

@@ -1,0 +1,48 @@
+"""Listening sockets: addresses, binding, stale UNIX sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from relaymta.config import SocketAddress
+from relaymta.net.listen import ListenError, bind
+
+
+def test_ipv4_and_ipv6_wildcards_stand_beside_each_other() -> None:
+    """"0.0.0.0" and "[::]" on one port are two sockets, not a conflict."""
+    with bind(SocketAddress("0.0.0.0", 0)) as four, bind(SocketAddress("::", four.getsockname()[1])) as six:
+        assert six.family == socket.AF_INET6
+
+
+def test_a_taken_port_names_address_and_cause() -> None:
+    """The operator reads which address is taken, not a traceback."""
+    with bind(SocketAddress("127.0.0.1", 0)) as first, pytest.raises(ListenError, match=r"127\.0\.0\.1:\d+.*in use"):
+        bind(SocketAddress("127.0.0.1", first.getsockname()[1]))
+
+
+def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    """What a killed process left behind does not stop the next start."""
+    path = str(tmp_path / "s")
+    bind(SocketAddress(path=path)).close()
+    with bind(SocketAddress(path=path)):
+        assert os.path.exists(path)
+
+
+def test_a_living_unix_socket_is_not_stolen(tmp_path: Path) -> None:
+    """A second daemon on one socket path is refused."""
+    path = str(tmp_path / "s")
+    with bind(SocketAddress(path=path)), pytest.raises(ListenError, match="in use"):
+        bind(SocketAddress(path=path))
+
+
+def test_a_file_is_never_removed_for_a_socket(tmp_path: Path) -> None:
+    """A path that holds something else than a socket is left alone."""
+    path = tmp_path / "s"
+    path.write_text("mine")
+    with pytest.raises(ListenError):
+        bind(SocketAddress(path=str(path)))
+    assert path.read_text() == "mine"

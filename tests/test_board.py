@@ -1,0 +1,59 @@
+"""The board of counts: limits of the host hold across workers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relaymta.board import Board
+
+KEYS = st.sampled_from([b"192.0.2.1", b"192.0.2.2", b"smtp:example.org"])
+
+
+def crew(size: int) -> list[Board]:
+    """The views of `size` workers on one board."""
+    descriptor = Board.make(size)
+    try:
+        return [Board.attach(descriptor, size, column) for column in range(size)]
+    finally:
+        os.close(descriptor)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), KEYS, st.booleans()), max_size=60), st.integers(1, 5))
+def test_a_limit_holds_for_the_host(steps: list[tuple[int, bytes, bool]], limit: int) -> None:
+    """In any order of taking and giving by any worker, no key is counted above its limit, and none is lost."""
+    boards = crew(3)
+    held: dict[tuple[int, bytes], int] = {}
+    for worker, key, give in steps:
+        if give and held.get((worker, key)):
+            boards[worker].give(key)
+            held[worker, key] -= 1
+        elif not give:
+            before = sum(count for (_, k), count in held.items() if k == key)
+            assert boards[worker].take(key, limit) == (before < limit)
+            if before < limit:
+                held[worker, key] = held.get((worker, key), 0) + 1
+        for _, known, _ in steps:
+            expected = sum(count for (_, k), count in held.items() if k == known)
+            assert boards[0].count(known) == expected
+
+
+def test_a_dead_worker_gives_back_what_it_had() -> None:
+    """The successor of a killed worker wipes its column; the counts of the others stand."""
+    descriptor = Board.make(2)
+    first, second = (Board.attach(descriptor, 2, column) for column in range(2))
+    assert first.take(b"k", 9)
+    assert second.take(b"k", 9)
+    successor = Board.attach(descriptor, 2, 0)
+    os.close(descriptor)
+    assert successor.count(b"k") == 1
+    assert second.count(b"k") == 1
+
+
+def test_giving_what_was_not_taken_is_a_bug() -> None:
+    """A count never goes below nought in silence."""
+    with pytest.raises(KeyError):
+        Board.alone().give(b"k")
