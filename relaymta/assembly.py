@@ -7,23 +7,24 @@ in its own process, or once in each worker. What a signal means and whose the po
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
-from relaymta import events
-from relaymta.admin.commands import DaemonCommands
-from relaymta.admin.control import Command
+from relaymta import __version__, events
+from relaymta.admin.commands import RelayCommands
+from relaymta.admin.control import Arguments, Command, Rows
 from relaymta.admin.drop import DropWatcher
 from relaymta.admin.queuecommands import QueueCommands
 from relaymta.admin.recorder import Recorder
+from relaymta.board import Board
 from relaymta.delivery.attempt import Deliveries
 from relaymta.mail.envelope import Envelope
-from relaymta.mail.queueid import IdMaker
+from relaymta.mail.queueid import IdMaker, shard_of
 from relaymta.mail.reply import Reply
 from relaymta.net.dns import Resolver
 from relaymta.net.listen import serve
@@ -38,11 +39,13 @@ from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
 from relaymta.settings import Settings
 from relaymta.smtp.server import Peer, RelayFactory
-from relaymta.store.interfaces import OpenReport
-from relaymta.store.shards import shard_path
+from relaymta.store.disk import RealDisk
+from relaymta.store.fleet import Fleet
+from relaymta.store.interfaces import OpenReport, SpoolLocked, Ticket
+from relaymta.store.shards import Claim, claim, shard_path
 from relaymta.store.spool import SMALL_MAX, DiskSpool
 
-VERSION = "0.1.0"
+DROP_AGAIN = 2.0  # seconds until a worker looks again whether the drop directory has lost its watcher; ours
 DRAIN_SECONDS = 30.0  # how long running transactions and deliveries may take to end; ours
 
 
@@ -56,8 +59,7 @@ class Relay:
         ears: events.Ears,
         *,
         shard: int = 0,
-        reload: Callable[[], Deferred[None] | None],
-        stop: Callable[[str], None],
+        board: Board | None = None,
         pid: int,
     ) -> None:
         self.settings = settings
@@ -65,22 +67,21 @@ class Relay:
         self._ears = ears
         self._tell = ears.tell
         self._shard = shard
+        self._board = board
         self._ids = IdMaker(reactor.seconds, shard)
         self._random = Random()
         self._factories: dict[str, RelayFactory] = {}
         self._ports: dict[str, IListeningPort] = {}
+        self._sockets: dict[str, socket.socket] = {}
+        self._drop_claim: Claim | None = None
+        self._drop_later: IDelayedCall | None = None
         self.recorder = Recorder(reactor.seconds, settings.admin.history)
         ears.add(self.recorder)
-        self.spool = DiskSpool(
-            shard_path(settings.spool, shard),
-            seconds=reactor.seconds,
-            call_later=reactor.callLater,
-            call_from_thread=reactor.callFromThread,
-        )
+        self.spool = Fleet(shard, self._make_spool(shard), shard_of)
         self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
         self._resolver = Resolver(reactor, settings.dns)
         self.deliveries = self._make_deliveries(settings)
-        self.lanes: Lanes[Any] = Lanes(settings.lane_settings(), self.manager.timeline.sender)
+        self.lanes: Lanes[Any] = Lanes(settings.lane_settings(), self.manager.timeline.sender, board)
         self.scheduler = Scheduler(
             self.manager, self.deliveries, self.lanes, _terms(settings), reactor, self._tell, str(shard)
         )
@@ -88,16 +89,14 @@ class Relay:
         self._drop = DropWatcher(
             reactor, settings.drop, self._take_drop, self._tell, reactor.seconds, settings.message_max
         )
-        self._queue_commands = QueueCommands(self.manager, self.scheduler.desk, self.lanes.wake, self._tell)
-        self._daemon_commands = DaemonCommands(
-            version=VERSION,
+        self._queue_commands = QueueCommands(self.manager, self.scheduler.desk)
+        self._relay_commands = RelayCommands(
+            version=__version__,
             pid=pid,
             seconds=reactor.seconds,
             stats=self.manager.stats,
             lanes=self.lanes.rows,
             recorder=self.recorder,
-            reload=reload,
-            stop=stop,
             more=self._more_stats,
         )
 
@@ -109,13 +108,45 @@ class Relay:
 
     def _opened(self, report: OpenReport) -> None:
         self.scheduler.start(report)
-        if self._shard == 0:
+        self._watch_drop()
+
+    def _watch_drop(self) -> None:
+        """One of all workers picks up what sendmail(1) left; another takes its place when it is gone."""
+        try:
+            self._drop_claim = claim(RealDisk(), self.settings.drop)
+        except SpoolLocked:
+            self._drop_later = self._reactor.callLater(DROP_AGAIN, self._watch_drop)
+        else:
             self._drop.start()
+
+    def adopt(self, shard: int) -> Deferred[None]:
+        """Own one more shard, whose worker is gone, and deliver what waits in it. Fails with SpoolError."""
+        if shard in self.spool.numbers:
+            return succeed(None)
+
+        def take_over(found: tuple[OpenReport, Iterator[Ticket]]) -> None:
+            report, tickets = found
+            self.scheduler.take_over(report, tickets, str(shard))
+
+        return self.spool.adopt(shard, self._make_spool(shard)).addCallback(take_over)
+
+    def _make_spool(self, shard: int) -> DiskSpool:
+        return DiskSpool(
+            shard_path(self.settings.spool, shard),
+            seconds=self._reactor.seconds,
+            call_later=self._reactor.callLater,
+            call_from_thread=self._reactor.callFromThread,
+        )
+
+    def serves(self, name: str, sock: socket.socket) -> bool:
+        """Whether the listener `name` is served on this very socket."""
+        return self._sockets.get(name) is sock
 
     def listen(self, sockets: Mapping[str, socket.socket]) -> None:
         """Serve these bound sockets, by the name of their listener; those no longer named are let go."""
         for name in [name for name in self._ports if name not in sockets]:
             self._ports.pop(name).stopListening()
+            del self._sockets[name]
             self._factories.pop(name).drain(DRAIN_SECONDS)
         for listener in self.settings.listeners:
             if listener.name not in self._ports and listener.name in sockets:
@@ -127,8 +158,11 @@ class Relay:
                     self._ids.next,
                     on_bug=self._bug,
                     on_turned_away=self._turned_away,
+                    on_tls=self._tls_started,
+                    exempt=self._trusts,
                 )
                 self._factories[listener.name] = factory
+                self._sockets[listener.name] = sockets[listener.name]
                 self._ports[listener.name] = serve(self._reactor, sockets[listener.name], factory)
 
     def reload(self, settings: Settings) -> None:
@@ -144,17 +178,31 @@ class Relay:
         self.deliveries = self._make_deliveries(settings)
         self.scheduler.reload(_terms(settings), self.deliveries)
         before.close(DRAIN_SECONDS).addCallback(lambda _: resolver.close())
-        self._tell(events.DaemonReloaded(VERSION, ""))
 
-    def stop(self, reason: str) -> Deferred[None]:
-        """Take nobody in, let what runs end, and give the spool up; fires when all is on disk."""
-        self._tell(events.DaemonStopping(reason))
+    def leave(self) -> None:
+        """Take nobody in any more; who is inside goes on as if nothing had happened."""
         for port in self._ports.values():
             port.stopListening()
+        self._ports.clear()
+
+    @property
+    def guests(self) -> int:
+        """How many sessions there are."""
+        return sum(len(factory.door) for factory in self._factories.values())
+
+    def stop(self) -> Deferred[None]:
+        """Take nobody in, let what runs end, and give the spool up; fires when all is on disk."""
+        self.leave()
         drained = [factory.drain(DRAIN_SECONDS) for factory in self._factories.values()]
-        if self._shard == 0:
-            drained.append(self._drop.stop())
+        if self._drop_later is not None and self._drop_later.active():
+            self._drop_later.cancel()
+        if self._drop_claim is not None:
+            drained.append(self._drop.stop().addCallback(self._give_drop_up))
         return gatherResults(drained).addCallback(self._stop_deliveries)
+
+    def _give_drop_up(self, _: object) -> None:
+        assert self._drop_claim is not None
+        self._drop_claim.release()
 
     def _stop_deliveries(self, _: object) -> Deferred[None]:
         return self.scheduler.stop(DRAIN_SECONDS).addCallback(self._close)
@@ -167,7 +215,12 @@ class Relay:
 
     def commands(self) -> dict[str, Command]:
         """What the operator may ask of this relay."""
-        return {**self._daemon_commands.table(), **self._queue_commands.table()}
+        return {**self._relay_commands.table(), **self._queue_commands.table(), "adopt": self._adopt}
+
+    def _adopt(self, arguments: Arguments) -> Deferred[Rows]:
+        """For the parent: adopt a shard."""
+        shard = int(arguments["shard"])
+        return self.adopt(shard).addCallback(lambda _: [{"adopted": shard}])
 
     def _make_deliveries(self, settings: Settings) -> Deliveries:
         listening = [
@@ -175,7 +228,7 @@ class Relay:
             for listener in settings.listeners
             if listener.address is not None and not listener.address.is_unix
         ]
-        ourselves = Ourselves(settings.hostname, listening)
+        ourselves = Ourselves(settings.hostname, listening, settings.mx.own_names, settings.mx.own_addresses)
         finder = HostFinder(self._resolver, settings.mx, ourselves, self._random)
         return Deliveries(
             self._reactor,
@@ -191,11 +244,17 @@ class Relay:
         return self.reception.take(evolve(envelope, accepted_at=self._reactor.seconds()), octets)
 
     def _more_stats(self) -> dict[str, object]:
-        sessions = {name: factory.door.count for name, factory in self._factories.items()}
+        sessions = {name: len(factory.door) for name, factory in self._factories.items()}
         return {"sessions": sessions, "connections": self.deliveries.connections}
 
     def _bug(self, where: str, trace: str) -> None:
         self._tell(events.BugCaught(where, trace))
+
+    def _trusts(self, client: str) -> bool:
+        return self.reception.manners.relaying.trusts(client)
+
+    def _tls_started(self, peer: Peer) -> None:
+        self._tell(events.TlsStarted(peer.session, peer.client, peer.tls))
 
     def _turned_away(self, peer: Peer, reply: Reply) -> None:
         self._tell(events.SessionRefused(peer.session, peer.listener, peer.client, str(reply)))

@@ -329,6 +329,14 @@ class DaemonStopping(Event):
 
 
 @frozen(slots=True)
+class WorkerEnded(Event):
+    """A worker process ended without being asked; it is started again."""
+
+    worker: str
+    reason: str
+
+
+@frozen(slots=True)
 class BugCaught(Event):
     """An exception that no rule foresaw; the peer got 451 or the message was deferred."""
 

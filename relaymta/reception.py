@@ -129,7 +129,6 @@ class Guest:
 
     def helo(self, name: str, esmtp: bool) -> Reply | None | Awaitable[Reply | None]:
         """EHLO or HELO: facts for what follows."""
-        self._mail = None
         self._transaction = self._fresh()
         return self._say(self._house.manners.pipeline.helo(self._transaction), "EHLO" if esmtp else "HELO")
 

@@ -31,18 +31,18 @@ from relaymta.queue.message import OVERHEAD, Message
 from relaymta.queue.rounds import POSITIVE, Round, delayed, expired, health
 from relaymta.queue.settings import LaneSettings, Settings
 from relaymta.queue.sweep import Sweep
-from relaymta.reports import dsn
+from relaymta.reports.dsn import Kind
+from relaymta.reports.owed import Owed, notices
 from relaymta.reports.settings import Settings as ReportSettings
 from relaymta.routing.route import Route
-from relaymta.store.interfaces import OpenReport, SpoolError
+from relaymta.store.interfaces import OpenReport, SpoolError, Ticket
 
-LOAD_SLICE = 1000  # tickets taken over, or found due, at a time: a few milliseconds
+LOAD_SLICE = 500  # tickets taken over, or found due, at a time: a few milliseconds
 PUMP_SLICE = 32  # attempts begun at a time, each of which may open a file
-SWEEP_SECONDS = 60.0
 TELLING_MAX = 200  # notices on their way to disk at which a sweep pauses; ours
 TELL_AGAIN = 60.0  # seconds until a notice that could not be stored is tried again; ours
+CROWDED = 1.0  # seconds for which messages of several lanes stay closed when memory is short; ours
 RESCUE = 300.0  # seconds until a message that met a bug of ours is tried again; ours
-
 
 
 class Routing(Protocol):
@@ -106,49 +106,53 @@ class Scheduler:
         self._rounds: dict[str, Round] = {}
         self._telling = 0
         self._alarm = Alarm(clock, self._tick)
-        self._sweep = Sweep(manager, clock, self._give_up, lambda: self._telling >= TELLING_MAX)
-        self._minute: IDelayedCall | None = None
+        self._sweep = Sweep(manager, clock, self._look_around, self._give_up, self._is_busy)
         self._pumping = False
         self._pump_later: IDelayedCall | None = None
         self._stopping = False
         self._quiet: Deferred[None] | None = None
-        self._full = False
         self.loaded: Deferred[None] = Deferred()
         manager.on_ready = self._ready
         manager.on_waiting = self._alarm.at
         manager.on_changed = self._changed
         manager.on_trouble = lambda reason: tell(events.SpoolFailed(shard, reason))
+        manager.on_full = lambda free: tell(events.SpoolFull(shard, free))
         manager.on_unreadable = lambda file, reason: tell(events.SpoolCorrupt(file, reason))
 
     # Beginning and end
 
     def start(self, report: OpenReport) -> None:
         """Begin: `report` is what Manager.open() gave. What waits on disk is taken over in slices meanwhile."""
+        self._take_over(report, self._shard)
+        self._sweep.start()
+
+    def take_over(self, report: OpenReport, tickets: Iterator[Ticket], shard: str) -> None:
+        """Go on with the mail of one more shard, whose owner is gone."""
+        self.manager.take_over(tickets)
+        self._take_over(report, shard)
+
+    def _take_over(self, report: OpenReport, shard: str) -> None:
         for file, reason in report.corrupt:
             self._tell(events.SpoolCorrupt(file, reason))
-        began = self._seconds()
-        self._load(report, began)
-        self._minute = self._clock.callLater(SWEEP_SECONDS, self._look_around)
+        self._load(report, shard, self._seconds())
 
-    def _load(self, report: OpenReport, began: float) -> None:
+    def _load(self, report: OpenReport, shard: str, began: float) -> None:
         if self._stopping:
             return
         manager = self.manager
         more = manager.adopt(LOAD_SLICE)
         self._arm_next()
         if more:
-            self._clock.callLater(0, self._load, report, began)
+            self._clock.callLater(0, self._load, report, shard, began)
             return
         seconds = round(report.seconds + self._seconds() - began, 3)
-        self._tell(
-            events.SpoolOpened(
-                self._shard, manager.ledger.adopted, report.replayed, len(report.corrupt), seconds
-            )
-        )
-        self.loaded.callback(None)
+        self._tell(events.SpoolOpened(shard, manager.ledger.adopted, report.replayed, len(report.corrupt), seconds))
+        if not self.loaded.called:
+            self.loaded.callback(None)
 
-    def reload(self, terms: Terms) -> None:
-        """Take other terms: for every attempt from now on, also of what waits already."""
+    def reload(self, terms: Terms, deliveries: Delivering | None = None) -> None:
+        """Take other terms, and another way out: for every attempt from now on, also of what waits already."""
+        self._deliveries = deliveries or self._deliveries
         self._terms = terms
         self._router = terms.router
         self.manager.settings = terms.queue
@@ -163,9 +167,9 @@ class Scheduler:
         self._stopping = True
         self._alarm.stop()
         self._sweep.stop()
-        for timer in (self._minute, self._pump_later):
-            if timer is not None and timer.active():
-                timer.cancel()
+        if self._pump_later is not None:
+            self._pump_later.cancel()
+            self._pump_later = None
         return self._deliveries.close(limit).addCallback(self._wait_until_quiet)
 
     def _wait_until_quiet(self, _: object) -> Deferred[None]:
@@ -190,39 +194,49 @@ class Scheduler:
     def _start(self, message: Message, slot: Slot[Fresh] | None) -> None:
         """Route what is pending and attempt it; `slot` is a right to attempt that its ticket had got."""
         round_ = self._rounds[message.queue_id] = Round(message)
+        now = self._seconds()
         try:
-            pending = message.progress.pending
-            now = self._seconds()
-            if message.progress.held_at is None and len(pending) == 1:
-                envelope = message.envelope
-                recipient = envelope.recipients[pending[0]]
-                route = self._router.route(recipient.address, envelope.sender, envelope.origin.account)
-                lane = round_.lane = route.lane
-                batch = Batch(message.queue_id, envelope, message.content, pending, route, lane)
-                self._send(round_, batch, slot, now)
-            else:
-                self._start_groups(round_, slot, now)
+            batches = self._batches(round_)
         except Exception:  # noqa: BLE001 a bug of ours never loses or bounces a message
+            if slot is not None:
+                self.lanes.done(slot, Health.UNKNOWN, now)
             self._rescue(round_)
             return
+        for batch in batches:
+            mine = None
+            if slot is not None and slot[0].name == batch.lane:
+                mine, slot = slot, None
+            self._send(round_, batch, mine, now)
+        if slot is not None:
+            self.lanes.done(slot, Health.UNKNOWN, now)
         round_.starting = False
         if round_.ended:
             self._conclude(round_)
 
-    def _start_groups(self, round_: Round, slot: Slot[Fresh] | None, now: float) -> None:
+    def _batches(self, round_: Round) -> Sequence[Batch]:
+        """One batch for each lane of what is pending; none where nothing is to be attempted."""
         message = round_.message
-        groups = [] if message.held else self._groups(message)
-        if len({batch.lane for batch in groups}) > 1:
-            round_.lanes = {index: batch.lane for batch in groups for index in batch.recipients}
-        elif groups:
-            round_.lane = groups[0].lane
-        for batch in groups:
-            mine = slot if slot is not None and slot[0].name == batch.lane else None
-            if mine is not None:
-                slot = None
-            self._send(round_, batch, mine, now)
-        if slot is not None:
-            self.lanes.done(slot, Health.UNKNOWN, now)
+        pending, envelope = message.progress.pending, message.envelope
+        if message.progress.held_at is not None:
+            return ()
+        if len(pending) == 1:
+            address = envelope.recipients[pending[0]].address
+            route = self._router.route(address, envelope.sender, envelope.origin.account)
+            round_.lane = route.lane
+            return (Batch(message.queue_id, envelope, message.content, pending, route, route.lane),)
+        batches = self._groups(message)
+        if len({batch.lane for batch in batches}) > 1:
+            round_.lanes = {index: batch.lane for batch in batches for index in batch.recipients}
+            if self._is_too_much(message):
+                round_.wake = self._seconds()
+                return ()
+        elif batches:
+            round_.lane = batches[0].lane
+        return batches
+
+    def _is_too_much(self, message: Message) -> bool:
+        """Whether a message that cannot leave at once had better wait on disk."""
+        return self.manager.crowded and message.weight > OVERHEAD
 
     def _groups(self, message: Message) -> list[Batch]:
         """One batch for each route; routes of one lane that say different things stay apart."""
@@ -248,9 +262,6 @@ class Scheduler:
     def _send(self, round_: Round, batch: Batch, slot: Slot[Fresh] | None, now: float) -> None:
         """Attempt a batch now, or let it wait in its lane, or leave it for when the lane wakes."""
         lanes, lane = self.lanes, batch.lane
-        if slot is not None and slot[0].name != lane:
-            lanes.done(slot, Health.UNKNOWN, now)
-            slot = None
         if slot is None:
             slot = lanes.enter(lane, now)
         if slot is not None:
@@ -260,8 +271,8 @@ class Scheduler:
         asleep = lanes.suspended_until(lane)
         if asleep:
             round_.sleep(asleep)
-        elif self.manager.crowded and message.weight > OVERHEAD and round_.lanes is None:
-            round_.wake = now  # it waits in the same lane, on disk
+        elif self._is_too_much(message) and round_.lanes is None:
+            round_.sleep(now)  # it waits in the same lane, on disk
         else:
             lanes.add(lane, message.sender, (round_, batch))
             round_.waiting += 1
@@ -285,8 +296,7 @@ class Scheduler:
         self._tell(events.BugCaught("delivery", failure.getTraceback()))
         now = self._seconds()
         outcomes = [
-            Outcome(index, Fate.DEFERRED, Scope.MESSAGE, "4.3.0", "internal error", now)
-            for index in batch.recipients
+            Outcome(index, Fate.DEFERRED, Scope.MESSAGE, "4.3.0", "internal error", now) for index in batch.recipients
         ]
         self._attempted(outcomes, round_, batch, slot)
 
@@ -325,7 +335,14 @@ class Scheduler:
                 round_.waiting -= 1
                 self._attempt(round_, batch, slot)
             return
-        message = None if ticket is None else self.manager.claim_ready(ticket)
+        assert ticket is not None
+        if not slot[0].name and self.manager.crowded:
+            # A message of several lanes is opened before it has room in them; not while memory is short.
+            self.lanes.done(slot, Health.UNKNOWN, now)
+            self.lanes.add_ticket("", ticket)
+            self.lanes.pause("", now + CROWDED)
+            return
+        message = self.manager.claim_ready(ticket)
         if message is None:
             self.lanes.done(slot, Health.UNKNOWN, now)
         elif self.manager.expires(message) <= now:
@@ -409,103 +426,80 @@ class Scheduler:
             self.manager.settle(message, sure, "", self._seconds() + RESCUE)
 
     def _tell_sender(self, round_: Round) -> None:
-        """Compose what is owed; record when that is durable."""
+        """Compose what is owed, and record the outcomes when that is durable."""
         round_.closed = True
-        message, now = round_.message, self._seconds()
+        message, now, manager, terms = round_.message, self._seconds(), self.manager, self._terms
         pending = message.progress.pending
         outcomes = [outcome for outcome in round_.outcomes if outcome.recipient in pending]
-        if pending and not message.held and self.manager.expires(message) <= now:
-            outcomes = expired(message, outcomes, now)
-        stored: list[Deferred[object]] = []
-        kept: list[tuple[dsn.Kind, tuple[dsn.Told, ...]]] = []
-        for kind, about in self._news(message, outcomes, now):
-            told = dsn.owed(kind, message.envelope, about)
-            durable = self._tell_one(kind, message, told, now) if told else None
-            if durable is not None:
-                stored.append(durable)
-                kept.append((kind, told))
-        if not stored:
+        late: list[Outcome] = []
+        if pending and not message.held:
+            if manager.expires(message) <= now:
+                outcomes = expired(message, outcomes, now)
+            elif manager.warns(message) <= now:
+                late = delayed(message, outcomes, now)
+        debts = notices(
+            message.queue_id,
+            message.envelope,
+            message.content,
+            outcomes,
+            late,
+            hostname=terms.hostname,
+            settings=terms.reports,
+            now=now,
+            retry_until=manager.expires(message),
+            new_id=manager.new_id,
+        )
+        stored = [(owed, self._store(message.queue_id, owed)) for owed in debts]
+        told = [(owed, durable) for owed, durable in stored if durable is not None]
+        if not told:
             self._record(round_, outcomes)
             return
         self._telling += 1
-        all_stored = DeferredList(stored, consumeErrors=True)
-        all_stored.addCallback(self._told, round_, outcomes, kept)
-        all_stored.addErrback(lambda _: self._rescue(round_))
+        all_told = DeferredList([durable for _, durable in told], consumeErrors=True)
+        all_told.addCallback(self._told, round_, outcomes, [owed for owed, _ in told])
+        all_told.addErrback(lambda _: self._rescue(round_))
 
-    def _news(
-        self, message: Message, outcomes: list[Outcome], now: float
-    ) -> Iterator[tuple[dsn.Kind, list[Outcome]]]:
-        if outcomes:
-            yield dsn.Kind.FAILED, outcomes
-            yield dsn.Kind.DELIVERED, outcomes
-            yield dsn.Kind.RELAYED, outcomes
-        if self.manager.warns(message) <= now and not message.held:
-            yield dsn.Kind.DELAYED, delayed(message, outcomes, now)
-
-    def _tell_one(
-        self, kind: dsn.Kind, message: Message, told: tuple[dsn.Told, ...], now: float
-    ) -> Deferred[object] | None:
-        """Compose and store one notice; None where nobody is to be told."""
-        manager, terms = self.manager, self._terms
-        notice_id = manager.new_id()
-        try:
-            notice = dsn.compose(
-                kind,
-                message.queue_id,
-                message.envelope,
-                told,
-                message.content,
-                hostname=terms.hostname,
-                settings=terms.reports,
-                now=now,
-                notice_id=notice_id,
-                retry_until=manager.expires(message) if kind is dsn.Kind.DELAYED else None,
-            )
-        except OSError:  # the content cannot be read now
-            return fail(Failure())
+    def _store(self, queue_id: str, owed: Owed) -> Deferred[object] | None:
+        """Put one notice into the queue; None where nobody is to be told."""
+        if owed.error is not None:
+            return fail(owed.error)
+        kind, count, notice = owed.kind.value, len(owed.recipients), owed.notice
         if notice is None:
-            self._tell(
-                events.NoticeDropped(message.queue_id, kind.value, "no sender and no postmaster", len(told))
-            )
+            self._tell(events.NoticeDropped(queue_id, kind, "no sender and no postmaster", count))
             return None
-        durable = manager.accept(notice_id, notice.envelope, notice.octets)
         to = str(notice.envelope.recipients[0].address)
 
         def queued(_: object) -> object:
-            return self._tell(
-                events.NoticeQueued(message.queue_id, notice_id, kind.value, to, len(told))
-            )
+            return self._tell(events.NoticeQueued(queue_id, owed.notice_id, kind, to, count))
 
-        return durable.addCallback(queued)
+        return self.manager.accept(owed.notice_id, notice.envelope, notice.octets).addCallback(queued)
 
     def _told(
         self,
-        results: list[tuple[bool, object]],
+        results: Sequence[tuple[bool, object]],
         round_: Round,
         outcomes: list[Outcome],
-        kept: list[tuple[dsn.Kind, tuple[dsn.Told, ...]]],
+        debts: Sequence[Owed],
     ) -> None:
         """Every notice is durable, or is not: a failure that could not be told is no failure yet."""
         self._telling -= 1
         message = round_.message
-        again = False
-        for (durable, result), (kind, told) in zip(results, kept, strict=True):
+        outcomes = [outcome for outcome in outcomes if outcome.recipient in message.progress.pending]
+        for (durable, result), owed in zip(results, debts, strict=True):
             if durable:
-                if kind is dsn.Kind.DELAYED:
+                if owed.kind is Kind.DELAYED:
                     self.manager.warned(message)
                 continue
             assert isinstance(result, Failure)
             if result.check(SpoolError, OSError) is None:
                 self._tell(events.BugCaught("scheduler", result.getTraceback()))
-            if kind is dsn.Kind.FAILED:
-                again = True
-                untold = {one.outcome.recipient for one in told}
-                outcomes = [outcome for outcome in outcomes if outcome.recipient not in untold]
+            if owed.kind is Kind.FAILED:
+                outcomes = [outcome for outcome in outcomes if outcome.recipient not in owed.recipients]
+                if not outcomes:
+                    round_.wake = self._seconds() + TELL_AGAIN
             else:
                 reason = f"cannot be stored: {result.getErrorMessage()}"
-                self._tell(events.NoticeDropped(message.queue_id, kind.value, reason, len(told)))
-        if again and not outcomes:
-            round_.wake = self._seconds() + TELL_AGAIN
+                self._tell(events.NoticeDropped(message.queue_id, owed.kind.value, reason, len(owed.recipients)))
         self._record(round_, outcomes)
         self._look_whether_quiet()
 
@@ -543,24 +537,18 @@ class Scheduler:
     # The safety net
 
     def _look_around(self) -> None:
-        """Once a minute: audit, let go of empty lanes, find what is too old, and see that nothing was forgotten."""
-        self._minute = self._clock.callLater(SWEEP_SECONDS, self._look_around)
-        now = self._seconds()
+        """Once a minute: audit, let go of empty lanes, and see that nothing was forgotten."""
         manager = self.manager
         difference = manager.audit(len(self._rounds), self.lanes.tickets)
         if difference:
             self._tell(events.LedgerMismatch(self._shard, difference))
-        self._look_for_room()
-        self.lanes.forget(now)
-        self._sweep.begin()
+        manager.refusal()
+        self.lanes.forget(self._seconds())
         self._pump()
         self._arm_next()
 
-    def _look_for_room(self) -> None:
-        refusal = self.manager.refusal()
-        if refusal and not self._full:
-            self._tell(events.SpoolFull(self._shard, self.manager.spool.free()))
-        self._full = bool(refusal)
+    def _is_busy(self) -> bool:
+        return self._telling >= TELLING_MAX
 
     def _give_up(self, queue_id: str) -> None:
         """End the wait of a message that is too old, or late; what is being attempted comes to its own end."""
@@ -593,9 +581,7 @@ class Scheduler:
         for recipient in gone:
             address = str(recipient.address)
             self._tell(
-                events.RecipientSettled(
-                    queue_id, Fate.REMOVED.value, address, "", "", "", by, row.lane, "", 0, seconds
-                )
+                events.RecipientSettled(queue_id, Fate.REMOVED.value, address, "", "", "", by, row.lane, "", 0, seconds)
             )
         self._tell(events.MessageRemoved(queue_id, by, len(gone)))
         if row.state != ACTIVE and queue_id not in manager.timeline and queue_id not in manager.live:

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import os
 import pwd
-import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from relaymta import events
-from relaymta.admin.control import ControlSocket
-from relaymta.admin.maillog import Format, MailLog
-from relaymta.assembly import VERSION, Relay
+from relaymta import __version__, events
 from relaymta.config import ConfigError
+from relaymta.house import House, raise_limits
 from relaymta.net.listen import ListenError, bind
+from relaymta.parent import Parent
 from relaymta.settings import Settings, load_settings
 from relaymta.smtp.settings import ListenerSettings
 from relaymta.store.interfaces import SpoolError
 from relaymta.store.shards import file_system, is_ephemeral
+from relaymta.workers import WorkerFailed
 
 CONFIGURATION = "/etc/relaymta/relaymta.toml"
 
@@ -54,17 +55,14 @@ def makeService(options: Options) -> IService:
 
 
 class Daemon(Service):
-    """One relay in one process."""
+    """The daemon's life: a House in this process, or the Parent of several."""
 
     def __init__(self, reactor: Any, file: str, settings: Settings) -> None:
         self._reactor = reactor
         self._file = file
         self._settings = settings
         self._sockets: dict[str, socket.socket] = {}
-        self._ears = events.Ears()
-        self._log: MailLog | None = None
-        self._control: ControlSocket | None = None
-        self._relay: Relay | None = None
+        self._inside: House | Parent | None = None
         self._stopping = ""
 
     # Beginning
@@ -72,104 +70,111 @@ class Daemon(Service):
     def privilegedStartService(self) -> None:
         """Bind the ports, while we may."""
         try:
-            for listener in self._settings.listeners:
-                self._sockets[listener.name] = _bind(listener)
+            self._sockets = {one.name: _bind(one) for one in self._settings.listeners}
         except ListenError as error:
             raise SystemExit(f"relaymta: {error}") from None
 
     def startService(self) -> None:
-        """Become the configured user, open the spool, then serve."""
-        super().startService()
+        """Become the configured user, and begin."""
+        super().startService()  # type: ignore[no-untyped-call]
         settings = self._settings
-        _raise_limits()
+        raise_limits()
         try:
             _become(settings.user)
             _check_spool(settings)
             os.makedirs(settings.spool, mode=0o711, exist_ok=True)
+            self._inside = self._make_inside(settings)
+            opening = self._inside.open(self._sockets)
         except OSError as error:
             raise SystemExit(f"relaymta: {error}") from None
-        log = self._log = MailLog(
-            settings.log.file,
-            self._reactor.seconds,
-            self._reactor.callLater,
-            Format(settings.log.format.value),
-        )
-        self._ears.add(log)
-        self._relay = Relay(
-            self._reactor, settings, self._ears, reload=self.reload, stop=self.stop, pid=os.getpid()
-        )
-        self._control = ControlSocket(
-            self._reactor, settings.admin.socket, self._relay.commands(), self._ears.tell, settings.admin.group
-        )
         self._reactor.callWhenRunning(self._listen_for_signals)
-        self._relay.open().addCallbacks(self._serve, self._give_up)
+        opening.addCallbacks(self._started, self._give_up)
 
-    def _serve(self, _: object) -> None:
-        assert self._relay is not None and self._control is not None
-        try:
-            self._control.open()
-        except (OSError, KeyError) as error:
-            self._give_up(Failure(SpoolError(f"no control socket: {error}")))
-            return
-        self._relay.listen(self._sockets)
-        where = " ".join(f"{one.name}={one.address or one.endpoint}" for one in self._settings.listeners)
-        self._ears.tell(events.DaemonStarted(VERSION, os.getpid(), where))
+    def _make_inside(self, settings: Settings) -> House | Parent:
+        if settings.worker_count == 0:
+            return House(
+                self._reactor, settings, control=settings.admin.socket, reload=self.reload, stop=self.stop
+            )
+        text = Path(self._file).read_bytes()
+        return Parent(self._reactor, settings, text, reload=self.reload, stop=self.stop)
+
+    def _started(self, _: object) -> None:
+        where = " ".join(f"{one.name}={_place(one)}" for one in self._settings.listeners)
+        self._tell(events.DaemonStarted(__version__, os.getpid(), where))
+
+    def _tell(self, event: events.Event) -> None:
+        if self._inside is not None:
+            self._inside.ears.tell(event)
 
     def _give_up(self, failure: Failure) -> None:
         """What cannot start says why and ends with status 1."""
-        text = failure.getErrorMessage() if failure.check(SpoolError, OSError) else failure.getTraceback()
-        sys.stderr.write(f"relaymta: {text}\n")
-        self._relay = None
+        known = failure.check(SpoolError, OSError, WorkerFailed) is not None
+        sys.stderr.write(f"relaymta: {failure.getErrorMessage() if known else failure.getTraceback()}\n")
+        self._inside = None
         self._reactor.addSystemEventTrigger("after", "shutdown", _exit_with_1)
         self._reactor.callWhenRunning(self._reactor.stop)
 
     # Signals, reload, end
 
     def _listen_for_signals(self) -> None:
-        def soon(call: Any) -> Any:
-            return lambda *_: self._reactor.callFromThread(call)
+        def on(number: signal.Signals, call: Callable[[], object]) -> None:
+            signal.signal(number, lambda *_: self._reactor.callFromThread(call))
 
-        signal.signal(signal.SIGHUP, soon(self._reload_by_signal))
-        signal.signal(signal.SIGUSR1, soon(self._reopen_log))
-        signal.signal(signal.SIGTERM, soon(self._terminate))
-        signal.signal(signal.SIGINT, soon(self._terminate))
+        on(signal.SIGHUP, self._reload_by_signal)
+        on(signal.SIGUSR1, self._reopen_logs)
+        on(signal.SIGTERM, self._terminate)
+        on(signal.SIGINT, self._terminate)
 
     def _terminate(self) -> None:
         if self._stopping:
             os._exit(1)  # asked twice: everything that was acknowledged is on disk
         self.stop("signal")
 
-    def _reopen_log(self) -> None:
-        if self._log is not None:
-            self._log.reopen()
+    def _reopen_logs(self) -> None:
+        if self._inside is not None:
+            self._inside.reopen_logs()
 
     def _reload_by_signal(self) -> None:
-        try:
-            self.reload()
-        except (ConfigError, ListenError) as error:
-            self._ears.tell(events.ReloadFailed(self._file, str(error)))
+        reloading = maybeDeferred(self.reload)
+        reloading.addErrback(
+            lambda failure: self._tell(events.ReloadFailed(self._file, failure.getErrorMessage()))
+        )
 
-    def reload(self) -> None:
-        """Read the configuration anew and put it in force, or raise ConfigError and change nothing."""
+    def reload(self) -> Deferred[None]:
+        """Read the configuration anew and put it in force. Raises, or fails with, what is wrong; then nothing changes.
+
+        The number of workers may change, but not from or to none.
+        """
+        text = Path(self._file).read_bytes()
         settings = load_settings(self._file).settings
-        if self._relay is None:
-            return
-        before = {one.name: one for one in self._settings.listeners}
-        sockets = {
-            one.name: self._sockets[one.name]
+        inside = self._inside
+        if inside is None or bool(settings.worker_count) is not bool(self._settings.worker_count):
+            raise OSError("workers cannot change from or to 0 without a restart")
+        sockets = self._rebind(settings)
+        before, self._sockets = self._sockets, sockets
+
+        def done(_: object) -> None:
+            self._settings = settings
+            _close(before, sockets)
+            self._tell(events.DaemonReloaded(__version__, self._file))
+
+        def failed(failure: Failure) -> Failure:
+            self._sockets = before
+            _close(sockets, before)
+            return failure
+
+        if isinstance(inside, Parent):
+            return inside.reload(settings, text, sockets).addCallbacks(done, failed)
+        inside.reload(settings, sockets)
+        return succeed(None).addCallback(done)
+
+    def _rebind(self, settings: Settings) -> dict[str, socket.socket]:
+        """The sockets for `settings`: those whose place is the same as before, and new ones. Raises ListenError."""
+        before = {one.name: _place(one) for one in self._settings.listeners}
+        return {
+            one.name: self._sockets[one.name] if before.get(one.name) == _place(one) else _bind(one)
             for one in settings.listeners
-            if one.name in before and _place(before[one.name]) == _place(one)
         }
-        for listener in settings.listeners:
-            if listener.name not in sockets:
-                sockets[listener.name] = _bind(listener)
-        for name, old in self._sockets.items():
-            if sockets.get(name) is not old:
-                old.close()
-        self._relay.listen({name: sock for name, sock in sockets.items() if self._sockets.get(name) is sock})
-        self._sockets, self._settings = sockets, settings
-        self._relay.reload(settings)
-        self._relay.listen(sockets)
 
     def stop(self, reason: str) -> None:
         """Drain and end the process."""
@@ -179,20 +184,17 @@ class Daemon(Service):
 
     def stopService(self) -> Deferred[None] | None:
         """twistd waits for this: drained, delivered or on disk, closed."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         self._stopping = self._stopping or "twistd"
-        if self._relay is None:
+        if self._inside is None:
             return None
-        return self._relay.stop(self._stopping).addBoth(self._stopped)
+        return self._inside.stop(self._stopping).addCallback(lambda _: _close(self._sockets, {}))
 
-    def _stopped(self, result: object) -> object:
-        for sock in self._sockets.values():
+
+def _close(these: Mapping[str, socket.socket], but: Mapping[str, socket.socket]) -> None:
+    for name, sock in these.items():
+        if but.get(name) is not sock:
             sock.close()
-        if self._log is not None:
-            self._log.close()
-        if self._control is not None:
-            self._control.close()
-        return result if isinstance(result, Failure) else None
 
 
 def _bind(listener: ListenerSettings) -> socket.socket:
@@ -202,12 +204,6 @@ def _bind(listener: ListenerSettings) -> socket.socket:
 
 def _place(listener: ListenerSettings) -> str:
     return str(listener.address or listener.endpoint)
-
-
-def _raise_limits() -> None:
-    """A descriptor for each connection on both sides, and each DNS query."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _become(user: str) -> None:

@@ -30,16 +30,17 @@ from relaymta.queue.settings import Settings as QueueSettings
 from relaymta.reports.settings import Settings as NoticeSettings
 from relaymta.routing.route import TlsLevel
 from relaymta.routing.settings import HostSettings, RouteSettings
-from relaymta.smtp.settings import AuthMode, ListenerSettings, TlsMode
+from relaymta.smtp.settings import AuthMode, ListenerSettings, Profile, TlsMode
 from relaymta.store.shards import file_system, is_ephemeral
 
-WORKERS_MAX = 32  # a queue id names its shard in one digit of base 32 (mail.queueid)
+WORKERS_MAX = 128  # ours: a queue id names one of 1,024 shards, and several generations may live at once
 SOCKET = "/run/relaymta/control.sock"
 SPOOL = "/var/spool/relaymta"
 NOT_YET = "is not available in this version"
 
 # Named in the documents, and known to a later version: said so, rather than ignored or called a slip.
 ABSENT = {
+    "listener.endpoint": f"{NOT_YET}: write an address",
     "account": f"{NOT_YET}: there is no log-in at next hops",
     "route.account": f"{NOT_YET}: there is no log-in at next hops",
     "route.login": f"{NOT_YET}: clients cannot log in",
@@ -239,6 +240,8 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
         if listener.name in names:
             yield f"{key}.name", f'listener[{names[listener.name] + 1}] is called "{listener.name}" too'
         names.setdefault(listener.name, position)
+        if listener.profile is not Profile.MX:
+            yield f"{key}.profile", f'"{listener.profile.value}" {NOT_YET}; write "mx"'
         if listener.tls is not TlsMode.NONE:
             yield f"{key}.tls", f'"{listener.tls.value}" {NOT_YET}; write "none"'
         if listener.auth is not AuthMode.NONE:
@@ -293,8 +296,8 @@ def _check_routes(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, route in enumerate(settings.routes):
         if route.source and route.source not in sources:
             yield f"route[{position}].source", f'there is no [[source]] called "{route.source}"'
-        if route.tls in (TlsLevel.VERIFY, TlsLevel.DANE):
-            yield f"route[{position}].tls", f'"{route.tls.value}" {NOT_YET}; write "encrypt" or "opportunistic"'
+        if route.tls is TlsLevel.DANE:
+            yield f"route[{position}].tls", f'"dane" {NOT_YET}; write "verify", "encrypt" or "opportunistic"'
     for position, source in enumerate(settings.sources):
         if source.name in {earlier.name for earlier in settings.sources[:position]}:
             yield f"source[{position}].name", f'there is another [[source]] called "{source.name}"'

@@ -7,7 +7,7 @@ it says one line when it serves; on LIFE it reads the end of file that says that
 | what happens | what the crew does |
 |---|---|
 | a worker ends by itself or is killed | starts it again, after 1 s, 2 s, 4 s ... 30 s when it keeps ending at once |
-| a new generation is asked for | starts it beside the old one; when all serve, the old ones are told to drain |
+| a new generation is asked for | starts it beside the old one; when all serve, the old ones are told to retire |
 | a worker of a new generation ends before it serves | the new generation is sent home, the old one stays |
 | stop | SIGTERM, and SIGKILL for those that have not ended by the limit |
 """
@@ -15,7 +15,9 @@ it says one line when it serves; on LIFE it reads the end of file that says that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
+from signal import SIGKILL, SIGTERM, Signals
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
@@ -90,14 +92,17 @@ class Worker(ProcessProtocol):
         if was is not State.LEAVING:
             self._ended(self, reason.getErrorMessage())
 
-    def leave(self, signal: str = "TERM") -> None:
+    def leave(self, number: Signals = SIGTERM) -> None:
         """Ask it to drain and end, or kill it."""
-        if self.state is not State.GONE and self.transport is not None:
+        if self.state is not State.GONE:
             self.state = State.LEAVING
-            try:
-                self.transport.signalProcess(signal)
-            except ProcessExitedAlready:
-                pass
+            self.signal(number)
+
+    def signal(self, number: Signals) -> None:
+        """Send a signal, to a process that is there."""
+        if self.state is not State.GONE and self.transport is not None:
+            with suppress(ProcessExitedAlready):
+                self.transport.signalProcess(number)
 
 
 @define(eq=False)
@@ -152,22 +157,22 @@ class Crew:
         delay = self._delays[index] = min(BACKOFF_MAX, before * 2 or 1.0)
         self._calls[index] = self._reactor.callLater(delay, self._spawn, index)
 
-    def stop(self, limit: float) -> Deferred[None]:
-        """Drain and end all workers; those that still run after `limit` seconds are killed."""
+    def stop(self, limit: float, number: Signals = SIGTERM) -> Deferred[None]:
+        """End all workers by the signal `number`; those that still run after `limit` seconds are killed."""
         self._stopping = True
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()
         running = [worker for worker in self.workers.values() if worker.state is not State.GONE]
         for worker in running:
-            worker.leave()
+            worker.leave(number)
         killing = self._reactor.callLater(limit, self._kill)
         gone: Deferred[None] = DeferredList([worker.gone for worker in running]).addCallback(lambda _: None)
         return gone.addCallback(lambda _: killing.cancel() if killing.active() else None)
 
     def _kill(self) -> None:
         for worker in self.workers.values():
-            worker.leave("KILL")
+            worker.leave(SIGKILL)
 
 
 class WorkerFailed(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
 from twisted.internet import reactor
@@ -40,11 +41,11 @@ class Process:
     def __init__(self, protocol: Worker, pid: int) -> None:
         self.protocol = protocol
         self.pid = pid
-        self.signals: list[str] = []
+        self.signals: list[int] = []
 
-    def signalProcess(self, signal: str) -> None:
+    def signalProcess(self, number: int) -> None:
         """Write the signal down."""
-        self.signals.append(signal)
+        self.signals.append(number)
 
     def serve(self) -> None:
         """Say that it serves."""
@@ -128,7 +129,7 @@ class CrewTests(SynchronousTestCase):
         stopped = crew.stop(30)
         first.end(0)
         self.machine.advance(30)
-        assert (first.signals, second.signals) == (["TERM"], ["TERM", "KILL"])
+        assert (first.signals, second.signals) == ([SIGTERM], [SIGTERM, SIGKILL])
         self.assertNoResult(stopped)
         second.end(9)
         assert self.successResultOf(stopped) is None

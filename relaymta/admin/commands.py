@@ -18,12 +18,57 @@ from relaymta.admin.recorder import Recorder
 from relaymta.config import ConfigError
 from relaymta.queue.lanes import LaneRow
 from relaymta.queue.ledger import Stats
+from relaymta.workers import WorkerFailed
 
 LANES_SHOWN = 20  # the fullest lanes in `stats`
 
 
 class DaemonCommands:
-    """Shows and steers one daemon. `seconds` gives POSIX time; `reload` and `stop` may answer later."""
+    """Steers the daemon. `seconds` gives POSIX time; `reload` and `stop` may answer later."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        pid: int,
+        seconds: Callable[[], float],
+        reload: Callable[[], Deferred[None] | None],
+        stop: Callable[[str], None],
+    ) -> None:
+        self._version = version
+        self._pid = pid
+        self._seconds = seconds
+        self._started = seconds()
+        self._reload = reload
+        self._stop = stop
+
+    def table(self) -> dict[str, Command]:
+        """The commands by name."""
+        return {"ping": self.ping, "reload": self.reload, "stop": self.stop}
+
+    def ping(self, _: Arguments) -> Rows:
+        """Who is there."""
+        return [{"version": self._version, "pid": self._pid, "uptime": self._seconds() - self._started}]
+
+    def reload(self, _: Arguments) -> Rows | Deferred[Rows]:
+        """Read the configuration anew; what is wrong with it is the answer, and then nothing changes."""
+        try:
+            reloading = self._reload()
+        except (ConfigError, OSError) as error:
+            raise CommandError(str(error)) from None
+        done: Rows = [{"reloaded": True}]
+        if reloading is None:
+            return done
+        return reloading.addCallbacks(lambda _: done, _explain)
+
+    def stop(self, arguments: Arguments) -> Rows:
+        """Drain and stop; the connection ends when the daemon does."""
+        self._stop(f"relaymta stop, by {arguments.get('by') or 'the operator'}")
+        return [{"stopping": True, "pid": self._pid}]
+
+
+class RelayCommands:
+    """Shows one relay: in the daemon's own process, or in a worker of it."""
 
     def __init__(
         self,
@@ -34,8 +79,6 @@ class DaemonCommands:
         stats: Callable[[], Stats],
         lanes: Callable[[], Iterable[LaneRow]],
         recorder: Recorder,
-        reload: Callable[[], Deferred[None] | None],
-        stop: Callable[[str], None],
         more: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._version = version
@@ -45,26 +88,14 @@ class DaemonCommands:
         self._stats = stats
         self._lanes = lanes
         self._recorder = recorder
-        self._reload = reload
-        self._stop = stop
         self._more = more
 
     def table(self) -> dict[str, Command]:
         """The commands by name."""
-        return {
-            "ping": self.ping,
-            "stats": self.stats,
-            "trace": self.trace,
-            "reload": self.reload,
-            "stop": self.stop,
-        }
-
-    def ping(self, _: Arguments) -> Rows:
-        """Who is there."""
-        return [{"version": self._version, "pid": self._pid, "uptime": self._seconds() - self._started}]
+        return {"stats": self.stats, "trace": self.trace}
 
     def stats(self, _: Arguments) -> Rows:
-        """The daemon, its queue and its fullest lanes in numbers."""
+        """The relay, its queue and its fullest lanes in numbers."""
         stats = self._stats()
         lanes = sorted(self._lanes(), key=lambda row: (row.fresh + row.tickets, row.running), reverse=True)
         return [
@@ -89,23 +120,7 @@ class DaemonCommands:
         for at, event in self._recorder.trace(identity):
             yield as_row(at, event)
 
-    def reload(self, _: Arguments) -> Rows | Deferred[Rows]:
-        """Read the configuration anew; what is wrong with it is the answer, and then nothing changes."""
-        try:
-            reloading = self._reload()
-        except ConfigError as error:
-            raise CommandError(str(error)) from None
-        done: Rows = [{"reloaded": True}]
-        if reloading is None:
-            return done
-        return reloading.addCallbacks(lambda _: done, _explain)
-
-    def stop(self, arguments: Arguments) -> Rows:
-        """Drain and stop; the connection ends when the daemon does."""
-        self._stop(f"relaymta stop, by {arguments.get('by') or 'the operator'}")
-        return [{"stopping": True, "pid": self._pid}]
-
 
 def _explain(failure: Any) -> Rows:
-    failure.trap(ConfigError)
+    failure.trap(ConfigError, OSError, WorkerFailed)
     raise CommandError(failure.getErrorMessage())

@@ -107,7 +107,7 @@ class ControlSession(LineOnlyReceiver):
         self._tell = tell
         self._waiting: list[bytes] = []
         self._answer: _Answer | None = None
-        self._running: Deferred[None] | None = None
+        self._running: Deferred[Any] | None = None
         self._caller = ""
 
     def connectionMade(self) -> None:
@@ -160,8 +160,8 @@ class ControlSession(LineOnlyReceiver):
             self.transport.write(encode({"error": str(error)}))
             self._next()
             return
-        running = maybeDeferred(_settled, command, {**arguments, "by": self._caller})
-        self._running = running.addCallbacks(self._answered, self._failed)
+        self._running = maybeDeferred(_settled, command, {**arguments, "by": self._caller})
+        self._running.addCallbacks(self._answered, self._failed)
 
     def _answered(self, rows: Rows) -> None:
         self._running = None

@@ -70,7 +70,8 @@ class MailLog:
         self._renderers: dict[type[Event], Renderer] = {}
         self._lines: list[str] = []
         self._size = 0
-        self._rest = b""  # a line of which the disk has taken only a part
+        self._rest = b""  # what the disk has refused
+        self._torn = False  # whether the file ends in the midst of a line
         self._lost = 0
         self._timer: _Cancellable | None = None
         self._looked = 0.0
@@ -97,17 +98,28 @@ class MailLog:
         if self._path != "-" and now - self._looked >= LOOK_SECONDS:
             self._looked = now
             self._follow()
+        self._write_all()
+
+    def _write_all(self) -> None:
         octets = self._rest + "".join(self._lines).encode("utf-8", "backslashreplace")
-        if self._lost and octets:
-            lost = self._stamp(now) + self._renderer(LogLost)(LogLost(self._lost))
-            octets = lost.encode() + octets
         self._lines.clear()
         self._size = 0
-        self._rest = self._write(octets)
+        if not octets:
+            return
+        mark = b""
+        if self._lost:
+            line = self._stamp(self._clock()) + self._renderer(LogLost)(LogLost(self._lost))
+            mark = (b"\n" if self._torn else b"") + line.encode()
+        left = self._write(mark + octets)
+        if len(left) == len(mark) + len(octets):
+            left = octets  # not a word was written: the count goes on
+        else:
+            self._lost = 0
+        self._rest = self._kept(left)
 
     def reopen(self) -> None:
-        """Open the file anew, after a rotation (SIGUSR1)."""
-        self.flush()
+        """Open the file anew, after a rotation (SIGUSR1); what waits still goes to the old one."""
+        self._write_all()
         self._close()
         self._open()
 
@@ -126,17 +138,19 @@ class MailLog:
             self._timer = self._call_later(LOOK_SECONDS, self._due)
 
     def _write(self, octets: bytes) -> bytes:
-        """Write; what could not be written comes back, less what is too much to keep."""
+        """Write; what could not be written comes back."""
         view = memoryview(octets)
         try:
             while view:
-                view = view[os.write(self._fd, view) :]
+                count = os.write(self._fd, view)
+                self._torn = view[count - 1] != 10
+                view = view[count:]
         except OSError:
-            return self._kept(bytes(view))
-        self._lost = 0
-        return b""
+            pass
+        return bytes(view)
 
     def _kept(self, octets: bytes) -> bytes:
+        """Less the oldest lines, where it is too much to keep."""
         if len(octets) <= KEEP_OCTETS:
             return octets
         cut = octets.index(b"\n", len(octets) - KEEP_OCTETS) + 1

@@ -12,7 +12,6 @@ from typing import Any
 from attrs import evolve
 
 from relaymta.admin.control import Arguments, Command, CommandError
-from relaymta.events import Event, MessageHeld, MessageReleased, MessageRemoved
 from relaymta.mail.address import AddressError, parse_domain
 from relaymta.mail.outcome import Outcome
 from relaymta.queue.desk import Desk, Filter, Row
@@ -32,7 +31,8 @@ from relaymta.store.interfaces import SpoolError
 
 BREATH = 200  # messages looked at in one go; ours, about a millisecond
 HEADER_SHOWN = 16 * 1024  # octets of header section in `queue show`
-WISHES = ("queue.retry", "queue.hold", "queue.release", "queue.delete")
+
+Wish = Callable[[Filter], Iterator[str]]
 
 _TEXTS = ("sender", "recipient", "domain", "lane")
 _SPANS = ("older", "younger")
@@ -40,15 +40,11 @@ _KNOWN = {*_TEXTS, *_SPANS, "ids", "held", "all", "by", "limit", "reason", "brie
 
 
 class QueueCommands:
-    """Reads and changes one shard's queue. `wake` lets a lane try at once; `tell` hears what was done and by whom."""
+    """Reads and changes one shard's queue; what was done and by whom is told by the desk."""
 
-    def __init__(
-        self, manager: Manager, desk: Desk, wake: Callable[[str], None], tell: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, manager: Manager, desk: Desk, *_: object) -> None:
         self._manager = manager
         self._desk = desk
-        self._wake = wake
-        self._tell = tell
 
     def table(self) -> dict[str, Command]:
         """The commands by name."""
@@ -101,85 +97,53 @@ class QueueCommands:
 
     def retry(self, arguments: Arguments) -> Iterator[object]:
         """Let messages be attempted now, and their destinations too."""
-
-        def hurry(queue_id: str) -> bool:
-            lane = self._desk.hurry(queue_id)
-            if lane:
-                self._wake(lane)
-            return lane is not None
-
-        return self._each(arguments, hurry)
+        return self._each(arguments, self._desk.retry)
 
     def hold(self, arguments: Arguments) -> Iterator[object]:
         """Let messages wait for the operator."""
         by, reason = _by(arguments), str(arguments.get("reason") or "held by the operator")
-
-        def hold(queue_id: str) -> bool:
-            if not self._desk.hold(queue_id, by, reason):
-                return False
-            self._tell(MessageHeld(queue_id, by, reason))
-            return True
-
-        return self._each(arguments, hold)
+        return self._each(arguments, lambda wanted: self._desk.hold(wanted, by, reason))
 
     def release(self, arguments: Arguments) -> Iterator[object]:
         """Let held messages go on."""
         by = _by(arguments)
-
-        def release(queue_id: str) -> bool:
-            if not self._desk.release(queue_id, by):
-                return False
-            self._tell(MessageReleased(queue_id, by))
-            return True
-
-        return self._each(arguments, release)
+        return self._each(arguments, lambda wanted: self._desk.release(wanted, by))
 
     def delete(self, arguments: Arguments) -> Iterator[object]:
         """Delete messages, or only the recipients that the filter means; nobody is told."""
         by = _by(arguments)
-        wanted, _ = read_filter(arguments)
+        return self._each(arguments, lambda wanted: self._desk.remove(wanted, by))
 
-        def remove(queue_id: str) -> bool:
-            gone = self._desk.remove(queue_id, by, wanted.means)
-            if gone:
-                self._tell(MessageRemoved(queue_id, by, len(gone)))
-            return bool(gone)
-
-        return self._each(arguments, remove)
-
-    def _each(self, arguments: Arguments, wish: Callable[[str], bool]) -> Iterator[object]:
+    def _each(self, arguments: Arguments, wish: Wish) -> Iterator[object]:
         wanted, ids = read_filter(arguments)
         if wanted == Filter() and not ids and arguments.get("all") is not True:
             raise CommandError("say which messages (ids, or a filter), or all of them with --all")
         return self._done(wanted, ids, wish)
 
-    def _done(self, wanted: Filter, ids: tuple[str, ...], wish: Callable[[str], bool]) -> Iterator[object]:
-        found = set()
-        for row in self._select(wanted, ids, opened=False):
-            if row is None:
+    def _done(self, wanted: Filter, ids: tuple[str, ...], wish: Wish) -> Iterator[object]:
+        for one in self._singly(wanted, ids):
+            if one is None:
                 yield None
-                continue
-            found.add(row.queue_id)
-            yield {"id": row.queue_id, "changed": wish(row.queue_id)}
-        for queue_id in ids:
-            if queue_id not in found:
-                yield {"id": queue_id, "changed": False, "reason": "not in the queue"}
+            elif any(True for _ in wish(one)):
+                yield {"id": one.queue_id, "changed": True}
+            elif ids:
+                here = any(True for _ in self._desk.select(Filter(queue_id=one.queue_id)))
+                reason = "nothing to change" if here else "not in the queue"
+                yield {"id": one.queue_id, "changed": False, "reason": reason}
 
     def _select(self, wanted: Filter, ids: tuple[str, ...], *, opened: bool) -> Iterator[Row | None]:
-        """The messages meant, and None after each BREATH of those that were looked at."""
-        if ids:
-            for queue_id in ids:
-                yield from self._desk.select(evolve(wanted, queue_id=queue_id), opened=opened)
-            return
-        if wanted == Filter() and not opened:
-            looked = self._desk.select(wanted)
-            for count, row in enumerate(looked, 1):
-                yield row
-                if count % BREATH == 0:
-                    yield None
-            return
-        for count, row in enumerate(self._desk.select(Filter()), 1):
-            yield from self._desk.select(evolve(wanted, queue_id=row.queue_id), opened=opened)
+        """The messages meant, and None now and then."""
+        for one in self._singly(wanted, ids):
+            if one is None:
+                yield None
+            else:
+                yield from self._desk.select(one, opened=opened)
+
+    def _singly(self, wanted: Filter, ids: tuple[str, ...]) -> Iterator[Filter | None]:
+        """The filter for each message by itself, so that a search can stop between two; and None now and then."""
+        everything = (row.queue_id for row in self._desk.select(Filter()))
+        for count, queue_id in enumerate(ids or everything, 1):
+            yield evolve(wanted, queue_id=queue_id)
             if count % BREATH == 0:
                 yield None
 

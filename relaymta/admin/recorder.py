@@ -30,6 +30,8 @@ class Recorder:
 
         A queue id brings its session's events and the notices that were made for it.
         """
+        if not identity:
+            return
         wanted = {identity}
         for _, event in self._events:
             if isinstance(event, MessageAccepted) and event.id == identity and event.session:

@@ -10,11 +10,13 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from relaymta.cli.output import CommandFailedError
+
 VERSION = 1
 _ROW = b'{"row":'
 
 
-class DaemonError(Exception):
+class DaemonError(CommandFailedError):
     """The daemon could not be asked, or said no; the text is for the operator."""
 
 

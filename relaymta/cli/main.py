@@ -12,8 +12,8 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from importlib import import_module
 
-from relaymta.cli.daemon import DaemonError
 from relaymta.cli.installation import DEFAULT, ENVIRONMENT, find_file
+from relaymta.cli.output import CommandFailedError
 
 # which module runs a command
 MODULES = {
@@ -30,23 +30,20 @@ MODULES = {
 }
 
 
-class CommandFailed(Exception):  # noqa: N818 - it is the answer "no", not a fault
-    """A command could not do what was asked; the text is the one line that says why."""
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """The console script. `words` are the arguments, those of the process by default."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # an address in UTF-8 on a terminal that is ASCII
-    arguments = parser().parse_args(words)
+    # no defaults in the parser: those of a subcommand would undo what was given before it
+    arguments = parser().parse_args(words, Namespace(config="", json=False))
     arguments.config = find_file(arguments.config)
     try:
         status: int = import_module(MODULES[arguments.command]).run(arguments)
         sys.stdout.flush()
         return status
-    except (DaemonError, CommandFailed) as error:
+    except CommandFailedError as error:
         print(f"relaymta: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -67,7 +64,6 @@ def parser() -> ArgumentParser:
     top = ArgumentParser(
         prog="relaymta", description="The operator's hand of the relaymta mail relay.", parents=[common]
     )
-    top.set_defaults(config="", json=False)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("check", parents=[common], help="say everything that is wrong with the configuration")
     commands.add_parser("config", parents=[common], help="every value in force, and where it comes from")

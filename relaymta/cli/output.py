@@ -18,6 +18,10 @@ PAGE = 200  # rows whose widths are looked at before a table starts
 FLUSH_SECONDS = 0.1
 
 
+class CommandFailedError(Exception):
+    """A command could not do what was asked; the text is the one line that says why."""
+
+
 @frozen(slots=True)
 class Column:
     """One column of a table: its title, and `right` for numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -119,6 +120,9 @@ def _change(path: str, arguments: Namespace) -> int:
     asked = chosen(arguments)
     if arguments.all:
         asked["all"] = True
+    elif not asked:
+        print(f"relaymta: {arguments.action} which messages? Name ids, a filter, or --all", file=sys.stderr)
+        return 2
     if getattr(arguments, "reason", None):
         asked["reason"] = arguments.reason
     rows = ask(path, f"queue.{arguments.action}", asked)

@@ -10,11 +10,11 @@ import smtplib
 import socket
 from argparse import Namespace
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 
 from relaymta.cli.installation import Installation, connectable, look
-from relaymta.cli.main import CommandFailed
-from relaymta.cli.output import print_json
+from relaymta.cli.output import CommandFailedError, print_json
 
 TIMEOUT = 30.0  # seconds for each step
 
@@ -28,16 +28,16 @@ def run(arguments: Namespace) -> int:
     try:
         place = connectable(server)
     except ValueError as error:
-        raise CommandFailed(str(error)) from None
+        raise CommandFailedError(str(error)) from None
     try:
         said = _talk(place, message, arguments)
     except smtplib.SMTPRecipientsRefused as error:
         refused = [f"{address}: {_text(code, text)}" for address, (code, text) in error.recipients.items()]
-        raise CommandFailed("; ".join(refused)) from None
+        raise CommandFailedError("; ".join(refused)) from None
     except smtplib.SMTPResponseException as error:
-        raise CommandFailed(f"{where} said: {_text(error.smtp_code, error.smtp_error)}") from None
-    except (smtplib.SMTPException, OSError) as error:
-        raise CommandFailed(f"no mail can be handed to {where}: {error}; is relaymta running?") from None
+        raise CommandFailedError(f"{where} said: {_text(error.smtp_code, error.smtp_error)}") from None
+    except (smtplib.SMTPException, OSError, UnicodeError) as error:
+        raise CommandFailedError(f"no mail can be handed to {where}: {error}; is relaymta running?") from None
     if arguments.json:
         print_json([{"server": str(where), "reply": said, "to": arguments.to}])
     else:
@@ -63,7 +63,7 @@ def _server(named: str | None, installation: Installation) -> str:
     for address, tls in installation.listeners:
         if tls != "implicit":
             return address
-    raise CommandFailed(f"{installation.file} has no listener that speaks without TLS; name one with --server")
+    raise CommandFailedError(f"{installation.file} has no listener that speaks without TLS; name one with --server")
 
 
 def _talk(place: tuple[str, int] | str, message: EmailMessage, arguments: Namespace) -> str:
@@ -80,7 +80,7 @@ def _talk(place: tuple[str, int] | str, message: EmailMessage, arguments: Namesp
                 refused[recipient] = (code, said)
         if refused:
             raise smtplib.SMTPRecipientsRefused(refused)
-        code, said = client.data(message.as_bytes())
+        code, said = client.data(message.as_bytes(policy=SMTP))
         if code != 250:
             raise smtplib.SMTPResponseException(code, said)
         return _text(code, said)

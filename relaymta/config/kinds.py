@@ -59,15 +59,18 @@ def converter(readers: Mapping[Any, Reader]) -> Converter:
         Network: _network,
         IPv4Network: _network,
         IPv6Network: _network,
-        **{kind: _plain(kind) for kind in _WANTED},
         **readers,
     }
+    for plain in _WANTED:  # cattrs has hooks of its own for these, which coerce and go before any factory
+        made.register_structure_hook(plain, _plain_hook(plain))
 
     def known_hook(kind: Any) -> Hook:
         read = known[kind]
         return lambda value, _: read(value)
 
-    # of two factories that fit, the later one is asked
+    # of two factories that fit, the later one is asked; what none of ours reads must not reach cattrs' own, which
+    # coerce (a string would become a set of its letters)
+    made.register_structure_hook_factory(lambda _: True, _unreadable)
     made.register_structure_hook_factory(is_list, lambda kind: _list_hook(kind, made))
     made.register_structure_hook_factory(_is_optional, lambda kind: _optional_hook(kind, made))
     made.register_structure_hook_factory(_is_enum, _enum_hook)
@@ -75,6 +78,10 @@ def converter(readers: Mapping[Any, Reader]) -> Converter:
     made.register_structure_hook_factory(_is_reading, lambda kind: lambda value, _: kind.read(value))
     made.register_structure_hook_factory(known.__contains__, known_hook)
     return made
+
+
+def _unreadable(kind: Any) -> Hook:
+    raise TypeError(f"a settings class has a field of type {kind}, which nobody reads")
 
 
 def is_list(kind: Any) -> bool:
@@ -122,8 +129,8 @@ def _is_reading(kind: Any) -> bool:
     return isinstance(kind, type) and isinstance(getattr(kind, "read", None), types.MethodType)
 
 
-def _plain(kind: type) -> Reader:
-    def read(value: object) -> object:
+def _plain_hook(kind: type) -> Hook:
+    def read(value: object, _: Any) -> object:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):

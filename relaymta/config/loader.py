@@ -173,10 +173,10 @@ def _homes(settings: Any, table: str) -> dict[str, list[str]]:
 
 
 def _rehoused(path: Path, said: str, homes: Mapping[str, list[str]]) -> str:
-    if said != _UNKNOWN_KEY or path[-1] not in homes:
-        return said
+    if not said.startswith(_UNKNOWN_KEY) or path[-1] not in homes:
+        return said  # the very key in another table is a better guess than a like one in this
     places = [f"[{home}]" if home else "the top of the file" for home in homes[str(path[-1])]]
-    return f"{said}; it belongs in {' or '.join(places)}"
+    return f"{_UNKNOWN_KEY}; it belongs in {' or '.join(places)}"
 
 
 def _is_table(kind: Any) -> bool:

@@ -74,7 +74,7 @@ def _host(host: str, text: str) -> str:
         except ValueError:
             raise ValueError(f'"{text}": {host} is not an IPv6 address') from None
     if ":" in host:
-        raise ValueError(f'"{text}": an IPv6 address stands in brackets, such as "[{host}]:25"')
+        raise ValueError(f'"{text}": an IPv6 address stands in brackets, such as "{_bracketed(host, text)}"')
     if not _HOST.fullmatch(host):
         raise ValueError(f'"{text}" is not an address; write it as "0.0.0.0:25", "[::]:25" or "unix:/run/x.sock"')
     if host.replace(".", "").isdigit():
@@ -83,6 +83,14 @@ def _host(host: str, text: str) -> str:
         except ValueError:
             raise ValueError(f'"{text}": {host} is not an IPv4 address') from None
     return host
+
+
+def _bracketed(host: str, text: str) -> str:
+    """Of the two ways to read it, the one whose host is an address."""
+    try:
+        return f"[{ipaddress.IPv6Address(host)}]:{text.rpartition(':')[2]}"
+    except ValueError:
+        return _with_port(text)
 
 
 def _with_port(text: str) -> str:

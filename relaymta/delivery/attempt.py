@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 
 from relaymta.delivery import classify, local
 from relaymta.delivery.batch import Batch, Tally
-from relaymta.delivery.dial import Dialer, Place
+from relaymta.delivery.dial import Connect, Dialer, Place
 from relaymta.delivery.pool import Connection, Pool
 from relaymta.delivery.security import Security
 from relaymta.delivery.settings import Settings, Source
@@ -26,6 +27,7 @@ from relaymta.events import BugCaught, Ear
 from relaymta.mail.content import Content
 from relaymta.mail.downgrade import to_seven_bit
 from relaymta.mail.outcome import Outcome
+from relaymta.net.eager import connect_tcp
 from relaymta.routing.route import Transport
 from relaymta.smtp.actions import Answer, Parcel
 from relaymta.smtp.client import SMALL
@@ -40,7 +42,7 @@ class Deliveries:
     """The way out of one process.
 
     `reactor` is Twisted's (time, TCP, UNIX sockets, its thread pool for large conversions); `hostname` (str) is our
-    name for EHLO; `tell` hears ConnectFailed and BugCaught; `now` gives POSIX time.
+    name for EHLO; `tell` hears ConnectFailed and BugCaught; `now` gives POSIX time; `connect` makes TCP connections.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Deliveries:
         tell: Ear,
         sources: Iterable[Source] = (),
         now: Callable[[], float] = time.time,
+        connect: Connect = connect_tcp,
     ) -> None:
         self._reactor = reactor
         self._tell = tell
@@ -63,7 +66,7 @@ class Deliveries:
             idle_timeout=settings.idle_timeout,
             reuse_time=settings.reuse_time,
         )
-        self._dialer = Dialer(reactor, hostname, settings, Sources(sources))
+        self._dialer = Dialer(reactor, hostname, settings, Sources(sources), connect)
         self._means = Means(
             finder=finder,
             pool=self._pool,
@@ -75,9 +78,11 @@ class Deliveries:
             now=now,
             seconds=reactor.seconds,
             seven_bit=self._seven_bit,
+            stopping=lambda: self._closing is not None,
         )
         self._running: set[_Errand] = set()
         self._closing: Deferred[None] | None = None
+        self._cut: IDelayedCall | None = None
 
     @property
     def connections(self) -> int:
@@ -94,12 +99,15 @@ class Deliveries:
         result = errand.result
         try:
             if self._closing is not None:
-                errand.give_up("the relay is stopping", "4.3.2")
+                errand.tally.settle([classify.stopping(index, self._now()) for index in batch.recipients])
+                errand.end()
             elif batch.route.transport in _PEERLESS:
                 errand.tally.settle(local.deliver(batch, self._now()))
                 errand.end()
             else:
                 errand.start()
+        except OSError as error:
+            errand.unreadable(error)
         except Exception:  # noqa: BLE001 - a bug must neither lose nor bounce a message
             errand.bug()
         return result
@@ -107,27 +115,32 @@ class Deliveries:
     def close(self, limit: float = 30.0) -> Deferred[None]:
         """Take leave of idle peers, let what runs come to its end for at most `limit` seconds, cut the rest.
 
-        Fires when no attempt runs and no connection stands; attempts from now on are deferred.
+        No new connection is made from now on: what has not been sent is safe in the queue. Fires when no attempt runs
+        and no connection stands.
         """
         if self._closing is None:
             self._closing = Deferred()
+            self._cut = self._reactor.callLater(limit, self._abort)
             self._pool.on_empty = self._look_whether_closed
             self._pool.close()
-            self._cut = self._reactor.callLater(limit, self._abort)
             self._look_whether_closed()
         closed: Deferred[None] = Deferred()
         self._closing.chainDeferred(closed)
         return closed
 
     def _abort(self) -> None:
+        self._cut = None
         self._dialer.abort()
         self._pool.abort()
+        for errand in list(self._running):  # those that wait for a name server or a thread
+            errand.give_up("the relay is stopping", "4.3.2")
 
     def _look_whether_closed(self) -> None:
         closing = self._closing
         if closing is not None and not closing.called and not self._running and not len(self._pool):
-            if self._cut.active():
+            if self._cut is not None:
                 self._cut.cancel()
+                self._cut = None
             closing.callback(None)
 
     def _ended(self, errand: _Errand) -> None:
@@ -161,50 +174,54 @@ class _Errand:
     def start(self) -> None:
         """Send over an idle connection of the lane, or set out to find one."""
         batch = self._batch
-        connection = self._house._pool.lend(batch.lane)
+        connection = self._house._pool.lend(batch.route.lane)
         if connection is None:
             self._walk(Walk(self._house._means, batch, self.tally))
             return
         sender, content = connection.sender, batch.content
+        if content.eightbit and not sender.dialogue.offers.eightbitmime:
+            self._house._pool.give_back(connection, batch.route.lane)
+            self._walk(Walk(self._house._means, batch, self.tally))  # which converts the content
+            return
+        self._connection = connection
         try:
-            if content.eightbit and not sender.dialogue.offers.eightbitmime:
-                self._house._pool.give_back(connection, batch.lane)
-                self._walk(Walk(self._house._means, batch, self.tally))  # which converts the content
-            else:
-                self._connection = connection
-                sender.send(Parcel(batch.envelope, content, batch.recipients), self._finished)
+            sender.send(Parcel(batch.envelope, content, batch.recipients), self._finished)
         except Exception:
-            self._house._pool.give_back(connection, batch.lane)
+            self._house._pool.give_back(connection, batch.route.lane)  # nothing was said
             raise
 
     def _finished(self, answers: list[Answer | None]) -> None:
         house, connection = self._house, self._connection
         assert connection is not None
         try:
-            house._pool.give_back(connection, self._batch.lane)
+            house._pool.give_back(connection, self._batch.route.lane)
             fault = self.tally.record(answers, connection.peer, house._now())
             if not self.tally.pending:
                 self.end()
-            elif fault is None:
-                self._walk(Walk(house._means, self._batch, self.tally))
             else:
-                place = Place(connection.peer.host, connection.key.address, connection.key.port)
-                walk = Walk(house._means, self._batch, self.tally, avoid=place)
-                self._walk(walk, (fault, connection.peer))
+                walk = Walk(house._means, self._batch, self.tally)
+                if fault is not None:
+                    place = Place(connection.peer.host, connection.key.address, connection.key.port)
+                    walk.been(place, fault, connection.peer)
+                self._walk(walk)
         except Exception:  # noqa: BLE001 - as in attempt
             self.bug()
 
-    def _walk(self, walk: Walk, fault: tuple[Answer, classify.Peer] | None = None) -> None:
-        Deferred.fromCoroutine(walk.run(fault)).addCallbacks(self._walked, self._stumbled)
+    def _walk(self, walk: Walk) -> None:
+        Deferred.fromCoroutine(walk.run()).addCallbacks(self._walked, self._stumbled)
 
     def _walked(self, _: None) -> None:
         self.end()
 
     def _stumbled(self, failure: Any) -> None:
         if failure.check(OSError):
-            self.give_up(f"the content could not be read: {failure.getErrorMessage()}")
+            self.unreadable(failure.value)
         else:
             self.bug(failure.getTraceback())
+
+    def unreadable(self, error: OSError) -> None:
+        """Our own disk failed before a word was said."""
+        self.give_up(f"the content could not be read: {error.strerror or error}")
 
     def give_up(self, text: str, status: str = "4.3.0") -> None:
         """All that is pending waits, for a reason of our own."""
@@ -215,11 +232,12 @@ class _Errand:
     def bug(self, trace: str = "") -> None:
         """Tell it, and let the message wait."""
         self._house._tell(BugCaught("delivery", trace or traceback.format_exc()))
-        if not self.result.called:
-            self.give_up("internal error")
+        self.give_up("internal error")
 
     def end(self) -> None:
         """Every recipient has its Outcome."""
+        if self.result.called:
+            return  # cut at the end of close; the walk came home later
         outcomes = self.tally.outcomes
         self._house._ended(self)
         self.result.callback([outcomes[index] for index in self._batch.recipients])

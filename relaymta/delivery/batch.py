@@ -19,7 +19,10 @@ from relaymta.smtp.actions import Answer, Trouble
 
 @frozen(slots=True)
 class Batch:
-    """Recipients of one message that share a route: `recipients` are indices into the envelope's."""
+    """Recipients of one message that share a route: `recipients` are indices into the envelope's.
+
+    `lane` is the scheduler's name for where it goes, for events; who may share a connection hangs on `route.lane`.
+    """
 
     queue_id: str
     envelope: Envelope
@@ -47,11 +50,11 @@ class Tally:
         for index, answer in zip(self.pending, answers, strict=True):
             if answer is None or answer.trouble is Trouble.STALE:
                 pending.append(index)
-            elif meaning(answer).elsewhere:
+            elif (row := meaning(answer)).elsewhere:
                 pending.append(index)
                 fault = answer
             else:
-                self.outcomes[index] = outcome(index, answer, at, peer)
+                self.outcomes[index] = outcome(index, answer, at, peer, row)
         self.pending = tuple(pending)
         return fault
 

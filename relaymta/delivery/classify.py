@@ -1,7 +1,7 @@
 """What a failure means: whom it concerns, whether it is for good, and whether another host may do better.
 
-The only place that decides it. RFC 5321 §3.1, §3.8, §4.2.1, §4.2.4, §4.5.3.1.10, §5.1; RFC 3463 (status codes); RFC
-6522 tells it on. What the queue does with an Outcome is left to scheduler and queue.
+The only place that decides it. RFC 5321 §3.1, §3.8, §4.2.1, §4.2.5, §4.5.3.2.6, §5.1; RFC 3463 (status codes). What
+the queue does with an Outcome is left to scheduler and queue.
 """
 
 from __future__ import annotations
@@ -165,15 +165,27 @@ def _said(reply: Reply) -> _Said:
     return _LATER
 
 
-def outcome(recipient: int, answer: Answer, at: float, peer: Peer = NOBODY) -> Outcome:
-    """The Outcome that `answer` of `peer` is for the recipient of that index; `at` is POSIX time."""
-    row = meaning(answer)
+def reason(answer: Answer) -> str:
+    """What the matter was, in a short sentence for the log and the notice."""
+    if answer.reply is not None:
+        return str(answer.reply)
+    if answer.trouble in (Trouble.LOST, Trouble.STALE, Trouble.GARBLED):
+        return f"{answer.trouble.value} {answer.stage.value}: {answer.text}"
+    return answer.text
+
+
+def outcome(
+    recipient: int, answer: Answer, at: float, peer: Peer = NOBODY, row: Meaning | None = None
+) -> Outcome:
+    """The Outcome that `answer` of `peer` is for the recipient of that index; `at` is POSIX time.
+
+    `row` is what `meaning` said of the answer, where the caller has asked already.
+    """
+    row = row or meaning(answer)
     reply, fate, scope = answer.reply, row.fate, row.scope
     if reply is None:
-        trouble = answer.trouble
-        text = answer.text or (trouble.value if trouble is not None else "")
         return Outcome(
-            recipient, fate, scope, answer.status or row.status, text, at,
+            recipient, fate, scope, answer.status or row.status, reason(answer), at,
             None, peer.host, peer.address, peer.tls, False, row.unknown,
         )  # fmt: skip
     if fate is _RELAYED:
@@ -225,3 +237,8 @@ def ours(recipient: int, at: float, text: str, status: str = "4.3.0") -> Outcome
 def nowhere(recipient: int, at: float) -> Outcome:
     """The Outcome of a route that names no host at all."""
     return Outcome(recipient, _DEFERRED, Scope.SITE, "4.4.4", "no host to deliver to", at)
+
+
+def stopping(recipient: int, at: float) -> Outcome:
+    """The Outcome of what had not left yet when the relay was stopped."""
+    return ours(recipient, at, "the relay is stopping", "4.3.2")

@@ -13,10 +13,6 @@ from relaymta.delivery.settings import Source
 Binding = tuple[str, int]  # the local address, and port 0: any
 
 
-class SourceError(Exception):
-    """The pool has no address that could reach this one; the text is one short sentence."""
-
-
 class Sources:
     """The pools. Addresses of one pool and family take turns."""
 
@@ -28,15 +24,13 @@ class Sources:
                 if addresses:
                     self._turns[source.name, six] = cycle(addresses)
 
-    def binding(self, name: str, address: str) -> Binding | None:
-        """What a connection to `address` (an IP address) is bound to; None, "as the system likes", without a name.
+    def reaches(self, name: str, address: str) -> bool:
+        """Whether the pool has an address of the family of `address` (an IP address)."""
+        return not name or (name, ":" in address) in self._turns
 
-        Raises SourceError.
+    def binding(self, name: str, address: str) -> Binding | None:
+        """What a connection to `address` is bound to; None, "as the system likes", without a name.
+
+        Raises KeyError where the pool does not reach it.
         """
-        if not name:
-            return None
-        six = ":" in address
-        turns = self._turns.get((name, six))
-        if turns is None:
-            raise SourceError(f"source {name} has no IPv{6 if six else 4} address")
-        return next(turns), 0
+        return (next(self._turns[name, ":" in address]), 0) if name else None

@@ -26,6 +26,8 @@ from relaymta.routing.route import Hop, Transport
 from relaymta.smtp.actions import Answer, Parcel, Stage, Trouble
 from relaymta.smtp.client import SessionError
 
+_POLICY = (Trouble.NO_TLS, Trouble.TLS)  # what this message asked for and another may not
+
 
 class Finder(Protocol):
     """Who finds the hosts of a next hop: routing.mx.HostFinder."""
@@ -62,7 +64,11 @@ class Ailing:
 
 @frozen(slots=True)
 class Means:
-    """What a walk is made with. `now` is POSIX time, `seconds` a monotonic clock; `seven_bit` converts content."""
+    """What a walk is made with.
+
+    `now` is POSIX time, `seconds` a monotonic clock; `seven_bit` converts content (None: it cannot be); `stopping`
+    tells that no new connection is to be made.
+    """
 
     finder: Finder
     pool: Pool
@@ -74,25 +80,31 @@ class Means:
     now: Callable[[], float]
     seconds: Callable[[], float]
     seven_bit: Callable[[Content], Awaitable[Content | None]]
+    stopping: Callable[[], bool]
 
 
 class Walk:
-    """One batch on its way. `avoid` is where it has been already."""
+    """One batch on its way."""
 
-    def __init__(self, means: Means, batch: Batch, tally: Tally, avoid: Place | None = None) -> None:
+    def __init__(self, means: Means, batch: Batch, tally: Tally) -> None:
         self._means = means
         self._batch = batch
         self._tally = tally
         self._lmtp = batch.route.transport is Transport.LMTP
-        self._tried = set() if avoid is None else {avoid}
-        self._left = means.settings.max_addresses - len(self._tried)
+        self._tried: set[Place] = set()
+        self._left = means.settings.max_addresses
         self._fault: tuple[Answer, Peer] | None = None
         self._refusal: Refusal | None = None
         self._converted: Content | None = None
 
-    async def run(self, fault: tuple[Answer, Peer] | None = None) -> None:
-        """Give every pending recipient an Outcome. `fault` is what was met on the way here."""
-        self._fault = fault
+    def been(self, place: Place, answer: Answer, peer: Peer) -> None:
+        """This is where the batch has been already, and what sent it on."""
+        self._tried.add(place)
+        self._left -= 1
+        self._failed(place, answer, peer, 0.0)
+
+    async def run(self) -> None:
+        """Give every pending recipient an Outcome."""
         ailing: list[Place] = []
         for hop in self._batch.route.hops:
             if await self._over_hop(hop, ailing):
@@ -152,19 +164,25 @@ class Walk:
         """Try one address; whether every recipient has an Outcome now."""
         means, route = self._means, self._batch.route
         self._tried.add(place)
-        self._left -= 1
         need = means.security.need(route.tls, place.host, place.address, place.port)
+        if not isinstance(need, Answer) and place.port and not means.dialer.reaches(place.address, route.source):
+            text = f"source {route.source} has no address of this family"
+            need = Answer(Stage.CONNECT, trouble=Trouble.UNREACHABLE, status="4.3.5", text=text)
         if isinstance(need, Answer):
             self._failed(place, need, Peer(place.host, place.address), 0.0)
             return False
+        self._left -= 1
         key = Key(place.address, place.port, self._lmtp, need.mark, route.source, route.account)
         connection = means.pool.lend_at(key)
         while True:
             started = means.seconds()
+            if connection is None and means.stopping():
+                self._tally.settle([classify.stopping(index, means.now()) for index in self._tally.pending])
+                return True
             if connection is None:
                 connection = await self._open(place, need, key)
-                if connection is None:
-                    return False
+            if connection is None:
+                return False
             fault = await self._over(connection)
             if not self._tally.pending:
                 return True
@@ -196,8 +214,9 @@ class Walk:
 
     def _failed(self, place: Place, answer: Answer, peer: Peer, seconds: float) -> None:
         self._fault = answer, peer
-        self._means.ailing.add(place)
-        reason = str(answer.reply) if answer.reply is not None else answer.text
+        if answer.trouble not in _POLICY and not answer.status:
+            self._means.ailing.add(place)
+        reason = classify.reason(answer)
         self._means.tell(ConnectFailed(self._batch.lane, place.host, place.address, reason, seconds))
 
     async def _over(self, connection: Connection) -> Answer | None:
@@ -208,15 +227,15 @@ class Walk:
             if content.eightbit and not sender.dialogue.offers.eightbitmime:
                 content = await self._seven_bit()
             if not sender.usable:
-                means.pool.give_back(connection, batch.lane)
+                means.pool.give_back(connection, batch.route.lane)
                 return Answer(Stage.HELLO, trouble=Trouble.LOST, text="the connection was lost before MAIL")
             finished: Deferred[list[Answer | None]] = Deferred()
             sender.send(Parcel(batch.envelope, content, tally.pending), finished.callback)
         except BaseException:
-            means.pool.give_back(connection, batch.lane)
+            means.pool.give_back(connection, batch.route.lane)
             raise
         answers = await finished
-        means.pool.give_back(connection, batch.lane)
+        means.pool.give_back(connection, batch.route.lane)
         return tally.record(answers, connection.peer, means.now())
 
     async def _seven_bit(self) -> Content:

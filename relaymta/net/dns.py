@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeVar, cast
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -63,6 +63,7 @@ _BOTH: Final = 0  # the cache's key for A and AAAA together; no record type has 
 _RESTARTS_MAX: Final = 8  # CNAMEs that we follow ourselves, for servers that do not
 _TROUBLE_TTL: Final = 1.0  # seconds that a failure of our own (no descriptor left) is kept
 _PAUSE: Final = 1.0  # seconds before the next try when every server refused: one that restarts is back by then
+_PATIENCE: Final = 2.0  # seconds that a slow AAAA may keep a known A waiting; some servers never answer it
 _CACHE_OCTETS: Final = 32 * 1024 * 1024
 
 
@@ -157,8 +158,14 @@ class Resolver:
     # How they are answered
 
     async def _addresses(self, name: str) -> Answer[str]:
-        six, four = self.lookup(name, AAAA), self.lookup(name, A)
-        answer = both_families(await six, await four)
+        asked, four = self.lookup(name, AAAA), await self.lookup(name, A)
+        if four.state is State.FOUND:
+            asked.addTimeout(_PATIENCE, cast(Any, self._reactor))
+        try:
+            six = await asked
+        except TimeoutError:
+            six = _failed(f"{name} AAAA: slow")
+        answer = both_families(six, four)
         key = (name.rstrip(".").lower(), _BOTH)
         self._cache.put(key, answer, self._reactor.seconds(), _octets(answer))
         return answer

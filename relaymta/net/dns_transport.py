@@ -188,7 +188,8 @@ class _Stream(Int16StringReceiver):
         self._exchange = exchange
 
     def connectionMade(self) -> None:
-        self.sendString(self._exchange.octets)
+        octets = self._exchange.octets
+        self.transport.write(len(octets).to_bytes(2, "big") + octets)
 
     def stringReceived(self, string: bytes) -> None:
         self._exchange.received(string)

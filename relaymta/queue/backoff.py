@@ -20,9 +20,7 @@ def delay(settings: Settings, attempts: int) -> float:
     return retry[min(max(attempts, 1), len(retry)) - 1]
 
 
-def next_attempt(
-    settings: Settings, attempts: int, now: float, expires: float, random: Callable[[], float]
-) -> int:
+def next_attempt(settings: Settings, attempts: int, now: float, expires: float, random: Callable[[], float]) -> int:
     """POSIX time, in whole seconds, of the next attempt after `attempts` of them.
 
     Later than `now`, and not later than `expires`, so that a message is looked at again when its time is over; where

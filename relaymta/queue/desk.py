@@ -97,7 +97,7 @@ class Desk:
     def select(self, wanted: Filter, *, opened: bool = False) -> Iterator[Row]:
         """The messages that `wanted` means, lazily and in no order; `opened` asks for `message` in each row."""
         now = self._manager.seconds()
-        for row in self._one(wanted.queue_id) if wanted.queue_id else self._all():
+        for row in self._one(wanted.queue_id) if wanted.queue_id else self._all(wanted.lane):
             if wanted.lane and row.lane != wanted.lane:
                 continue
             if wanted.held is not None and wanted.held is not (row.state == _HELD):
@@ -112,14 +112,12 @@ class Desk:
                 continue
             message = self._manager.peek(row.queue_id)
             if message is not None and wanted.fits(message):
-                yield Row(
-                    row.queue_id, row.state, row.due, row.lane, row.sender, message.envelope.accepted_at, message
-                )
+                yield Row(row.queue_id, row.state, row.due, row.lane, row.sender, message.envelope.accepted_at, message)
 
-    def _all(self) -> Iterator[Row]:
+    def _all(self, lane: str) -> Iterator[Row]:
         for queue_id in tuple(self._manager.live):
             yield from self._live(queue_id)
-        for entry in self._manager.timeline.entries():
+        for entry in self._manager.timeline.entries(lane or None):
             yield Row(
                 entry.queue_id, entry.state.name.lower(), entry.due, entry.lane, entry.sender, _age(entry.queue_id)
             )
@@ -209,9 +207,7 @@ class Desk:
         self._move(queue_id, held=False)
         return True
 
-    def _remove(
-        self, queue_id: str, by: str, doomed: Callable[[Recipient], bool]
-    ) -> tuple[Recipient, ...]:
+    def _remove(self, queue_id: str, by: str, doomed: Callable[[Recipient], bool]) -> tuple[Recipient, ...]:
         """Delete the `doomed` among the pending recipients, with no notice; the answer is who they were."""
         message = self._manager.peek(queue_id)
         if message is None:
@@ -271,9 +267,7 @@ class Desk:
             return
         due = ticket.due if held else int(self._manager.seconds())
         moved = self._manager.spool.park(queue_id, Schedule(due, ticket.lane, ticket.sender, held))
-        moved.addCallbacks(
-            self._moved, self._not_moved, callbackArgs=(queue_id, held), errbackArgs=(queue_id, held)
-        )
+        moved.addCallbacks(self._moved, self._not_moved, callbackArgs=(queue_id, held), errbackArgs=(queue_id, held))
 
     def _not_moved(self, failure: Failure, queue_id: str, held: bool) -> None:
         self._manager.on_trouble(f"{queue_id} cannot be renamed: {failure.getErrorMessage()}")

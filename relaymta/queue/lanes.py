@@ -136,9 +136,7 @@ class Turn(Generic[T]):
 class Lanes(Generic[T]):
     """All lanes of one worker. `sender_of` gives the fairness key of a ticket's queue id."""
 
-    def __init__(
-        self, settings: LaneSettings, sender_of: Callable[[str], str], share: Share | None = None
-    ) -> None:
+    def __init__(self, settings: LaneSettings, sender_of: Callable[[str], str], share: Share | None = None) -> None:
         self._sender_of = sender_of
         self._share = share
         self._lanes: dict[str, Lane[T]] = {}
@@ -368,6 +366,12 @@ class Lanes(Generic[T]):
     def _sleep(self, lane: Lane[T], until: float) -> None:
         lane.asleep = until
         heapq.heappush(self._sleepers, (until, lane.name))
+
+    def pause(self, name: str, until: float) -> None:
+        """Let nothing leave a lane until then, for a reason of the caller's."""
+        lane = self._lanes.get(name)
+        if lane is not None and not lane.asleep:
+            self._sleep(lane, until)
 
     def wakes_at(self) -> float | None:
         """When advance() may have something to do, or None."""

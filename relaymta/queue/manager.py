@@ -15,8 +15,9 @@ When to attempt what, and what the sender is told, is left to the scheduler; the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -45,7 +46,7 @@ from relaymta.store.interfaces import Incoming as Shelving
 from relaymta.store.interfaces import OpenReport, Schedule, Spool, SpoolCorrupt, SpoolError, Ticket
 
 READ_AGAIN = 60  # seconds until a file that cannot be read just now is tried again; ours
-ONE = (0,)
+_ONE = Progress((0,))  # where a new message of one recipient stands; shared, for it is never changed
 
 
 class Incoming:
@@ -73,8 +74,8 @@ class Manager:
     """All messages of one shard. `clock.seconds()` is POSIX time; `random` returns a float from 0.0 to 1.0.
 
     The scheduler hears through `on_ready` (attempt this now), `on_waiting` (something is due at this time) and
-    `on_changed` (a live message was put on hold or lost recipients); the operator through `on_trouble` (a write
-    failed) and `on_unreadable` (queue id, reason: kept, and not attempted).
+    `on_changed` (a live message was put on hold or lost recipients); the operator through `on_full` (octets free),
+    `on_trouble` (a write failed) and `on_unreadable` (queue id, reason: kept, and not attempted).
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class Manager:
         self.ledger = Ledger()
         self.memory = 0
         self.live: dict[str, Message] = {}
-        self.new_id = ids.next
+        self._next_id = ids.next
         self.on_ready: Callable[[Message], None] = _ignore
         self.on_waiting: Callable[[int], None] = _ignore
         self.on_changed: Callable[[Message], None] = _ignore
+        self.on_full: Callable[[int], None] = _ignore
         self.on_trouble: Callable[[str], None] = _ignore
         self.on_unreadable: Callable[[str, str], None] = _ignore
         self.spool = spool
@@ -102,6 +104,7 @@ class Manager:
         self._random = random
         self._listing: Iterator[Ticket] = iter(())
         self._fresh: list[Message] = []
+        self._full = False
         self.parking: set[str] = set()
         self.stranded: dict[str, Message] = {}
         self.apart: set[str] = set()
@@ -117,6 +120,10 @@ class Manager:
     def _opened(self, report: OpenReport) -> OpenReport:
         self._listing = self.spool.waiting()
         return report
+
+    def take_over(self, tickets: Iterator[Ticket]) -> None:
+        """Count in the messages of one more shard; adopt() then takes them over."""
+        self._listing = chain(self._listing, tickets)
 
     def adopt(self, limit: int) -> bool:
         """Take over up to `limit` of the messages found on disk; False when all are."""
@@ -139,13 +146,26 @@ class Manager:
 
     # The way in
 
+    def new_id(self) -> str:
+        """A queue id that no message here has, also when the clock was set back before a restart."""
+        while True:
+            queue_id = self._next_id()
+            if queue_id not in self.live and queue_id not in self.timeline:
+                return queue_id
+
     def refusal(self) -> str:
         """Why no mail can be taken now, or ""."""
         refusing = self.spool.refusing
         if refusing:
             return refusing
-        free = self.spool.free()
-        if free < self.settings.min_free:
+        try:
+            free = self.spool.free()
+        except OSError as error:
+            return f"free space is not known: {error}"
+        full, self._full = self._full, free < self.settings.min_free
+        if self._full:
+            if not full:
+                self.on_full(free)
             return f"{free} octets free, {self.settings.min_free} must stay free"
         return ""
 
@@ -156,12 +176,15 @@ class Manager:
             queue_id,
             envelope,
             MemoryContent(octets),
-            Progress(ONE if len(envelope.recipients) == 1 else tuple(range(len(envelope.recipients)))),
+            _ONE if len(envelope.recipients) == 1 else Progress(tuple(range(len(envelope.recipients)))),
             key,
             len(octets) + OVERHEAD,
         )
         schedule = Schedule(int(envelope.accepted_at), "", key)
-        durable = self.spool.append(queue_id, encode_envelope(envelope), octets, schedule)
+        try:
+            durable = self.spool.append(queue_id, encode_envelope(envelope), octets, schedule)
+        except ValueError as error:  # an id in use: only a clock that was set back can make one twice
+            return fail(SpoolError(str(error)))
         durable.addCallback(self._accepted, message)
         return durable
 
@@ -240,9 +263,7 @@ class Manager:
         """As claim(), for a ticket that a lane gave; None also where it is not READY any more."""
         return self.claim(queue_id) if self.timeline.is_ready(queue_id) else None
 
-    def settle(
-        self, message: Message, outcomes: Sequence[Outcome], lane: str = "", wake: float | None = None
-    ) -> int:
+    def settle(self, message: Message, outcomes: Sequence[Outcome], lane: str = "", wake: float | None = None) -> int:
         """Record what became of a live message in one round; it leaves, or waits again on disk.
 
         `lane` is a hint for its next attempt, "" where its pending recipients have several. Without `outcomes` the

@@ -55,7 +55,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
             envelope.accepted_at,
             None if sender is None else (sender.local, sender.domain),
             recipients,
-            envelope.body.value,
+            envelope.body._value_,  # .value is a call
             envelope.smtputf8,
             None if ret is None else ret.value,
             envelope.envid,
@@ -192,9 +192,7 @@ def _outcome_row(o: Outcome) -> tuple[Any, ...]:
 def _outcome(row: list[Any]) -> Outcome:
     index, fate, scope, status, text, at, reply, host, address, tls, dsn, unknown = row[:12]
     said = None if reply is None else Reply(*reply)
-    return Outcome(
-        index, _FATES[fate], _SCOPES[scope], status, text, at, said, host, address, tls, dsn, unknown
-    )
+    return Outcome(index, _FATES[fate], _SCOPES[scope], status, text, at, said, host, address, tls, dsn, unknown)
 
 
 @frozen(slots=True)

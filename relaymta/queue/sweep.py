@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relaymta.mail.queueid import IdMaker
 from relaymta.queue.manager import Manager
 
+EVERY = 60.0  # seconds between two sweeps
 SLICE = 20  # files opened, or messages given up, at a time: a few milliseconds
 PAUSE = 0.05  # seconds until a sweep goes on that was asked to wait
 LOOKBACK = 3600.0  # seconds before the start for which delays that fell due meanwhile are told; ours
@@ -21,34 +22,45 @@ LOOKBACK = 3600.0  # seconds before the start for which delays that fell due mea
 class Sweep:
     """The sweeps of one shard.
 
-    `give_up` is called with the queue id of each message whose lifetime is over or whose delay is to be told; while
-    `busy` says so, the sweep waits.
+    `look` is called at the start of each. `give_up` is called with the queue id of each message whose lifetime is over
+    or whose delay is to be told; while `busy` says so, the sweep waits.
     """
 
     def __init__(
         self,
         manager: Manager,
         clock: IReactorTime,
+        look: Callable[[], None],
         give_up: Callable[[str], None],
         busy: Callable[[], bool],
     ) -> None:
         self._manager = manager
         self._clock = clock
+        self._look = look
         self._give_up = give_up
         self._busy = busy
         self._spared: dict[str, float] = {}
         self._warned_to = ""
         self._found: Iterator[str | None] | None = None
+        self._timer: IDelayedCall | None = None
 
-    def begin(self) -> None:
-        """Look at everything once, in slices; nothing while that is still under way."""
-        if self._found is None:
-            self._found = self._look(self._clock.seconds())
-            self._go_on()
+    def start(self) -> None:
+        """Sweep every EVERY seconds from now on."""
+        self._timer = self._clock.callLater(EVERY, self._begin)
 
     def stop(self) -> None:
         """Look no further."""
         self._found = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin(self) -> None:
+        self._timer = self._clock.callLater(EVERY, self._begin)
+        self._look()
+        if self._found is None:  # else the last sweep is still under way
+            self._found = self._find(self._clock.seconds())
+            self._go_on()
 
     def _go_on(self) -> None:
         found = self._found
@@ -67,7 +79,7 @@ class Sweep:
                 self._give_up(queue_id)
         self._clock.callLater(0, self._go_on)
 
-    def _look(self, now: float) -> Iterator[str | None]:
+    def _find(self, now: float) -> Iterator[str | None]:
         """What is too old, or late; None is a moment to pause."""
         self._spared = {i: until for i, until in self._spared.items() if until > now}
         yield from self._expired(now)

@@ -1,8 +1,8 @@
 """What waits, and when it is due: one compact ticket for each message on disk, a million of them if need be.
 
-A ticket is one integer (due time, number of its lane and sender, state) in a dictionary by queue id, and its id stands
-in the list of the second at which it is due. Nothing is ever searched for in those lists: whoever takes an id out of
-one looks whether the ticket still says so. Pure: times are arguments, in POSIX seconds.
+A ticket is one integer (due time, numbers of its lane and its sender, state) in a dictionary by queue id, and its id
+stands in the list of the second at which it is due. Nothing is ever searched for in those lists: whoever takes an id
+out of one looks whether the ticket still says so. Pure: times are arguments, in POSIX seconds.
 
 | state | meaning | leaves it by |
 |---|---|---|
@@ -16,15 +16,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from enum import IntEnum
-from sys import intern
 
 from attrs import define, field, frozen
 
 SHELVES = 256  # small dictionaries instead of one: none is ever so large that growing it stops the reactor
 
-_PAIR_BITS = 24
-_PAIR_MASK = (1 << _PAIR_BITS) - 1
-_DUE_SHIFT = _PAIR_BITS + 2
+_NAME_BITS = 24
+_NAME_MASK = (1 << _NAME_BITS) - 1
+_SENDER_SHIFT = 2
+_LANE_SHIFT = _SENDER_SHIFT + _NAME_BITS
+_DUE_SHIFT = _LANE_SHIFT + _NAME_BITS
 
 
 class State(IntEnum):
@@ -47,43 +48,33 @@ class Entry:
 
 
 @define(eq=False)
-class _Pairs:
-    """Numbers for (lane, sender), shared by all tickets of both, and how many tickets have each."""
+class _Names:
+    """Numbers for names, shared by all tickets that have the same one, and how many tickets that are."""
 
-    rows: list[tuple[str, str]] = field(factory=list)
+    rows: list[str] = field(factory=list)
     uses: list[int] = field(factory=list)
-    numbers: dict[tuple[str, str], int] = field(factory=dict)
+    numbers: dict[str, int] = field(factory=dict)
     unused: list[int] = field(factory=list)
-    lanes: dict[str, int] = field(factory=dict)
 
-    def take(self, lane: str, sender: str) -> int:
-        number = self.numbers.get((lane, sender))
+    def take(self, name: str) -> int:
+        number = self.numbers.get(name)
         if number is None:
-            pair = (intern(lane), intern(sender))
             if self.unused:
                 number = self.unused.pop()
-                self.rows[number] = pair
+                self.rows[number] = name
             else:
                 number = len(self.rows)
-                self.rows.append(pair)
+                self.rows.append(name)
                 self.uses.append(0)
-            self.numbers[pair] = number
+            self.numbers[name] = number
         self.uses[number] += 1
-        lane = self.rows[number][0]
-        self.lanes[lane] = self.lanes.get(lane, 0) + 1
         return number
 
     def give(self, number: int) -> None:
-        pair = self.rows[number]
-        left = self.lanes[pair[0]] - 1
-        if left:
-            self.lanes[pair[0]] = left
-        else:
-            del self.lanes[pair[0]]
         self.uses[number] -= 1
         if not self.uses[number]:
-            del self.numbers[pair]
-            self.rows[number] = ("", "")
+            del self.numbers[self.rows[number]]
+            self.rows[number] = ""
             self.unused.append(number)
 
 
@@ -92,7 +83,8 @@ class Timeline:
 
     def __init__(self) -> None:
         self._shelves: tuple[dict[str, int], ...] = tuple({} for _ in range(SHELVES))
-        self._pairs = _Pairs()
+        self._lanes = _Names()
+        self._senders = _Names()
         self._slots: dict[int, list[str]] = {}
         self._seconds: list[int] = []
         self._counts = [0, 0, 0]
@@ -108,8 +100,9 @@ class Timeline:
         return self._counts[state]
 
     def lanes(self) -> dict[str, int]:
-        """Tickets of each lane, in whatever state. Not to be changed."""
-        return self._pairs.lanes
+        """How many tickets each lane has, in whatever state."""
+        uses = self._lanes.uses
+        return {lane: uses[number] for lane, number in self._lanes.numbers.items()}
 
     def add(self, queue_id: str, due: int, lane: str = "", sender: str = "") -> None:
         """A message waits until `due`. It must not be here yet."""
@@ -124,7 +117,12 @@ class Timeline:
         if queue_id in shelf:
             raise ValueError(f"{queue_id} waits already")
         due = max(due, 0)
-        shelf[queue_id] = due << _DUE_SHIFT | self._pairs.take(lane, sender) << 2 | state
+        shelf[queue_id] = (
+            due << _DUE_SHIFT
+            | self._lanes.take(lane) << _LANE_SHIFT
+            | self._senders.take(sender) << _SENDER_SHIFT
+            | state
+        )
         self._counts[state] += 1
         if state is State.WAITING:
             self._slot(queue_id, due)
@@ -144,7 +142,8 @@ class Timeline:
             return None
         entry = self._spell(queue_id, ticket)
         self._counts[entry.state] -= 1
-        self._pairs.give(ticket >> 2 & _PAIR_MASK)
+        self._lanes.give(ticket >> _LANE_SHIFT & _NAME_MASK)
+        self._senders.give(ticket >> _SENDER_SHIFT & _NAME_MASK)
         return entry
 
     def get(self, queue_id: str) -> Entry | None:
@@ -160,7 +159,7 @@ class Timeline:
     def sender(self, queue_id: str) -> str:
         """The sender's key of a ticket, "" where there is none."""
         ticket = self._shelves[hash(queue_id) % SHELVES].get(queue_id)
-        return "" if ticket is None else self._pairs.rows[ticket >> 2 & _PAIR_MASK][1]
+        return "" if ticket is None else self._senders.rows[ticket >> _SENDER_SHIFT & _NAME_MASK]
 
     def hurry(self, queue_id: str, due: int) -> bool:
         """Let a WAITING ticket be due at `due`; False where it is not waiting, or due by then anyway."""
@@ -179,7 +178,7 @@ class Timeline:
     def pop_due(self, now: float, limit: int) -> list[tuple[str, str]]:
         """Up to `limit` tickets that are due at `now`, as (queue id, lane); they are READY from now on."""
         found: list[tuple[str, str]] = []
-        seconds, slots, rows = self._seconds, self._slots, self._pairs.rows
+        seconds, slots, lanes = self._seconds, self._slots, self._lanes.rows
         steps = 0
         while seconds and seconds[0] <= now and steps < limit:
             second = seconds[0]
@@ -192,7 +191,7 @@ class Timeline:
                 if ticket is None or ticket & 3 != State.WAITING or ticket >> _DUE_SHIFT != second:
                     continue
                 shelf[queue_id] = ticket | State.READY
-                found.append((queue_id, rows[ticket >> 2 & _PAIR_MASK][0]))
+                found.append((queue_id, lanes[ticket >> _LANE_SHIFT & _NAME_MASK]))
             if not slot:
                 del slots[second]
                 heapq.heappop(seconds)
@@ -200,13 +199,17 @@ class Timeline:
         self._counts[State.READY] += len(found)
         return found
 
-    def entries(self) -> Iterator[Entry]:
-        """Every ticket, lazily and in no order; what changes meanwhile may or may not be seen."""
+    def entries(self, lane: str | None = None) -> Iterator[Entry]:
+        """Every ticket, or those of `lane`, lazily and in no order; what changes meanwhile may or may not be seen."""
         for shelf in self._shelves:
-            for queue_id in tuple(shelf):
+            for queue_id in tuple(shelf) if lane is None else self._of_lane(shelf, lane):
                 ticket = shelf.get(queue_id)
                 if ticket is not None:
                     yield self._spell(queue_id, ticket)
+
+    def _of_lane(self, shelf: dict[str, int], lane: str) -> list[str]:
+        number = self._lanes.numbers.get(lane, -1)
+        return [i for i, ticket in shelf.items() if ticket >> _LANE_SHIFT & _NAME_MASK == number]
 
     def older(self, after: str, before: str) -> Iterator[list[str]]:
         """Ids of tickets not HELD with after <= id < before, a list a shelf, lazily. Ids sort by acceptance."""
@@ -214,5 +217,6 @@ class Timeline:
             yield [i for i in tuple(shelf) if after <= i < before and shelf[i] & 3 != State.HELD]
 
     def _spell(self, queue_id: str, ticket: int) -> Entry:
-        lane, sender = self._pairs.rows[ticket >> 2 & _PAIR_MASK]
+        lane = self._lanes.rows[ticket >> _LANE_SHIFT & _NAME_MASK]
+        sender = self._senders.rows[ticket >> _SENDER_SHIFT & _NAME_MASK]
         return Entry(queue_id, ticket >> _DUE_SHIFT, lane, sender, State(ticket & 3))

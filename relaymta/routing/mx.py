@@ -8,7 +8,8 @@ wrong with a next hop that the operator named. Connecting is left to delivery.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address
 from itertools import groupby, zip_longest
 from random import Random
 from typing import Final, Protocol
@@ -115,19 +116,14 @@ class HostFinder:
             return Refusal("4.4.4", False, f"no usable address: {answer.text or host.name}")
         return evolve(host, addresses=addresses, secure=host.secure and answer.secure)
 
-    async def addresses(self, host: Host) -> tuple[str, ...] | Refusal:
-        """The addresses of resolve() alone."""
-        resolved = await self.resolve(host)
-        return resolved if isinstance(resolved, Refusal) else resolved.addresses
-
     # One host
 
     def _literal(self, hop: Hop) -> tuple[Host, ...] | Refusal:
-        address = str(_unmapped(ip_address(hop.name)))
-        if self._ourselves.at(address, hop.port):
+        if self._ourselves.at(_address(hop.name).text, hop.port):
             return _loop(hop)
-        if _connectable(ip_address(address)) and (hop.configured or self._allowed(address)):
-            return (Host(hop.name, hop.port, addresses=(address,)),)
+        addresses = self._usable((hop.name,), hop.configured)
+        if addresses:
+            return (Host(hop.name, hop.port, addresses=addresses),)
         return _no(hop, "5.4.4", f"nobody can be reached at address {hop.name}")
 
     async def _only(self, hop: Hop, name: str, *, secure: bool) -> tuple[Host, ...] | Refusal:
@@ -200,18 +196,16 @@ class HostFinder:
         return [one if isinstance(one, Answer) else await one for one in asked]
 
     def _leads_to_us(self, answer: Answer[str], port: int) -> bool:
-        return any(self._ourselves.at(str(_unmapped(ip_address(address))), port) for address in answer.records)
-
-    def _allowed(self, address: str) -> bool:
-        return self._settings.loopback_hosts or not ip_address(address).is_loopback
+        return any(self._ourselves.at(_address(record).text, port) for record in answer.records)
 
     def _usable(self, records: Iterable[str], configured: bool = False) -> tuple[str, ...]:
         """Addresses that can be connected to, the families in turn, each in random order."""
         families: dict[int, list[str]] = {4: [], 6: []}
+        loopback = configured or self._settings.loopback_hosts
         for record in records:
-            ip = _unmapped(ip_address(record))
-            if _connectable(ip) and (configured or self._allowed(str(ip))):
-                families[ip.version].append(str(ip))
+            address = _address(record)
+            if address.connectable and (loopback or not address.loopback):
+                families[address.version].append(address.text)
         for addresses in families.values():
             self._random.shuffle(addresses)
         order = [families[6], families[4]]
@@ -249,14 +243,26 @@ def _is_host_name(name: str) -> bool:
     return not name.rpartition(".")[2].isdigit() and ":" not in name and name.isascii()
 
 
-def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address in an IPv4-mapped one: the kernel connects to that (RFC 4291 §2.5.5.2)."""
-    return getattr(ip, "ipv4_mapped", None) or ip
+@frozen(slots=True)
+class _Address:
+    """What matters of an IP address."""
+
+    text: str
+    version: int
+    loopback: bool
+    connectable: bool
 
 
-def _connectable(ip: IPv4Address | IPv6Address) -> bool:
-    """Whether a TCP connection can mean what its address says: 0.0.0.0 and :: would reach this very machine."""
-    return not (ip.is_unspecified or ip.is_multicast or ip == _BROADCAST)
+@lru_cache(maxsize=4096)
+def _address(text: str) -> _Address:
+    """An IPv4-mapped address is the IPv4 one: the kernel connects to that (RFC 4291 §2.5.5.2).
+
+    0.0.0.0 and :: would reach this very machine, and others mean no single host: nobody is connected to there.
+    """
+    ip = ip_address(text)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    nobody = ip.is_unspecified or ip.is_multicast or ip == _BROADCAST
+    return _Address(str(ip), ip.version, ip.is_loopback, not nobody)
 
 
 _BROADCAST = IPv4Address("255.255.255.255")

@@ -25,9 +25,9 @@ def is_local(address: str) -> bool:
 class Ourselves:
     """`hostname`: ours, on the ports that we listen on; another server of this machine may have the others.
 
-    `listening`: (address, port) of our SMTP listeners, "0.0.0.0" and "::" being all addresses. `names`, `addresses`:
-    those that lead to us on whatever port (before a NAT or a proxy). `local` tells which addresses are this
-    machine's.
+    `listening`: (address, port) of our SMTP listeners; "0.0.0.0", "::" and a name stand for all local addresses.
+    `names`, `addresses`: those that lead to us on whatever port (before a NAT or a proxy). `local` tells which
+    addresses are this machine's.
     """
 
     def __init__(
@@ -44,7 +44,11 @@ class Ourselves:
         everywhere: set[int] = set()
         named: set[tuple[str, int]] = set()
         for address, port in listening:
-            ip = ip_address(address)
+            try:
+                ip = ip_address(address)
+            except ValueError:
+                everywhere.add(port)  # a host name: some address of this machine
+                continue
             if ip.is_unspecified:
                 everywhere.add(port)
             else:

@@ -133,15 +133,19 @@ def _parse_lmtp(text: str) -> Hop:
         if not path.startswith("/") or len(path.encode()) > _UNIX_MAX:
             raise ValueError(f'"lmtp:{text}": expected an absolute path of at most {_UNIX_MAX} octets')
         return Hop("", 0, mx=False, path=path, configured=True)
-    hop = _parse_host(text, LMTP_PORT)
+    try:
+        hop = _parse_host(text, LMTP_PORT)
+    except ValueError as error:
+        raise ValueError(f'"lmtp:": {error}') from None
     return Hop(hop.name, hop.port, mx=False, configured=True)  # LMTP goes to a host: RFC 2033 knows no MX
 
 
 def _parse_host(text: str, default: int) -> Hop:
+    if ":" in text and _is_address(text):
+        raise ValueError(f'"{text}": an IPv6 address stands in brackets; write "[{text}]:{default}"')
     match = _HOST.fullmatch(text)
     if match is None:
-        hint = f'; write "[{text}]:{default}"' if _is_address(text) else ""
-        raise ValueError(f'"{text}": expected "host:port" or "[host]:port"{hint}')
+        raise ValueError(f'"{text}": expected "host:port" or "[host]:port"')
     host, port_text = match[1], match[2]
     port = default
     if port_text is not None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IConnector,
@@ -155,7 +157,11 @@ class RelaySender(smtp.ESMTPSender):
 
     def dataReceived(self, data: bytes) -> None:
         """Whatever came, in whatever pieces."""
-        self._perform(self._dialogue.receive(data))
+        dialogue = self._dialogue
+        heard = dialogue.heard
+        self._act(dialogue.receive(data))
+        if dialogue.heard != heard or dialogue.stage is Stage.CLOSED:
+            self._watch()
 
     def handshakeCompleted(self) -> None:
         """TLS stands; what the certificate must show was the creator's to check."""
@@ -179,6 +185,10 @@ class RelaySender(smtp.ESMTPSender):
     # What the dialogue wants
 
     def _perform(self, actions: list[Action]) -> None:
+        self._act(actions)
+        self._watch()
+
+    def _act(self, actions: list[Action]) -> None:
         for action in actions:
             if type(action) is Write:
                 self.transport.write(action.octets)
@@ -189,10 +199,9 @@ class RelaySender(smtp.ESMTPSender):
                 assert done is not None
                 done(action.answers)  # may send the next message from within
             else:
-                self._perform_rarely(action)
-        self._watch()
+                self._act_rarely(action)
 
-    def _perform_rarely(self, action: Action) -> None:
+    def _act_rarely(self, action: Action) -> None:
         if isinstance(action, StartTls):
             self.transport.startTLS(self._creator)
         elif isinstance(action, Opened):
@@ -358,8 +367,9 @@ class RelaySenderFactory(smtp.ESMTPSenderFactory):
 def _describe(reason: Failure) -> str:
     """A short sentence for the log and the notice: what the operating system or the TLS library says."""
     error = reason.value
-    text = str(reason.getErrorMessage()).strip().rstrip(".")
-    nested = getattr(error, "args", None)
-    if nested and isinstance(nested[0], list):  # OpenSSL.SSL.Error: [(library, function, reason), ...]
-        text = "; ".join(str(part[-1]) for part in nested[0]) or "TLS failed"
-    return " ".join(text.split()) or type(error).__name__
+    if isinstance(error, VerificationError):
+        return "the certificate is not for this host"
+    text = str(reason.getErrorMessage())
+    if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
+        text = "; ".join(str(part[-1]) for part in error.args[0] if part)  # [(library, function, reason), ...]
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

@@ -30,7 +30,7 @@ from relaymta.smtp.actions import (
     Write,
 )
 from relaymta.smtp.offers import NOTHING, Offers, offers_of
-from relaymta.smtp.replies import Raw, ReplyError, ReplyReader, reply_of
+from relaymta.smtp.replies import Raw, ReplyReader, reply_of
 from relaymta.smtp.sending import Broken, Link, Sending
 
 MAX_RECIPIENTS = 100  # a transaction; RFC 5321 §4.5.3.1.8: what every server must take
@@ -40,12 +40,13 @@ _QUIT = Write(b"QUIT\r\n")
 class Dialogue:
     """One connection's dialogue. `hello` is our name for EHLO (bytes: A-labels or an address literal)."""
 
-    __slots__ = ("_hello", "_helo", "_link", "_reader", "_sending", "_tls", "secure")
+    __slots__ = ("_hello", "_helo", "_link", "_reader", "_sending", "_tls", "heard", "secure")
 
     def __init__(
         self, hello: bytes, *, lmtp: bool = False, tls: Tls = Tls.MAY, max_recipients: int = MAX_RECIPIENTS
     ) -> None:
         self.secure = False
+        self.heard = 0  # whole replies: what moves the time limit on, where lines of one do not
         self._hello = hello
         self._tls = tls
         self._link = Link(limit=max_recipients, lmtp=lmtp)
@@ -80,10 +81,12 @@ class Dialogue:
         """What follows from what the peer sent."""
         actions: list[Action] = []
         link = self._link
-        if link.stage is Stage.CLOSED:
+        if self.stage is Stage.CLOSED:
             return actions
+        reader = self._reader
         try:
-            for raw in self._reader.feed(octets):
+            for raw in reader.feed(octets):
+                self.heard += 1
                 if actions and type(actions[-1]) in _OUR_TURN:
                     # The reply was on its way before the command that it would answer: the peer is out of step, or
                     # somebody in between speaks for it (after STARTTLS above all). A 421 may come at any time
@@ -100,9 +103,13 @@ class Dialogue:
                         self._sending = None
                 else:
                     _REPLIED[link.stage](self, raw, actions)
-                if self.stage is Stage.CLOSED:
-                    break
-        except (ReplyError, Broken) as error:
+                if link.stage is Stage.CLOSED:
+                    return actions
+            if reader.fault:
+                if actions and type(actions[-1]) in _OUR_TURN:
+                    actions.pop()
+                raise Broken(reader.fault)
+        except Broken as error:
             trouble = Trouble.STALE if link.stage is Stage.RSET else Trouble.GARBLED
             self._give_up(Answer(link.stage, trouble=trouble, text=str(error)), actions)
         return actions

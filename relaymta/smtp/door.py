@@ -28,7 +28,7 @@ class Guest(Protocol):
 
 
 class Door:
-    """Counts who is in, 0 being no limit. `exempt` says which clients (addresses as text) are not limited one by one."""
+    """Counts who is in; 0 is no limit. `exempt` says which clients (addresses) are not limited one by one."""
 
     def __init__(self, most: int, most_per_client: int, exempt: Callable[[str], bool], clock: IReactorTime) -> None:
         self.most = most

@@ -16,22 +16,21 @@ Raw = tuple[int, list[bytes]]  # the code, and the text of each line without cod
 
 # RFC 5321 §4.2.1: the first digit says how it went, the second is 0 to 5. 1yz does not exist in SMTP.
 _CODES = {b"%d%d%d" % (a, b, c): a * 100 + b * 10 + c for a in range(2, 6) for b in range(6) for c in range(10)}
+_MARKS = (b" ", b"-", b"\r", b"")  # RFC 5321 §4.2: the code alone is a reply too
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "?")
-
-
-class ReplyError(ValueError):
-    """What the peer sent is not an SMTP reply; the text is one short sentence."""
 
 
 class ReplyReader:
     """Cuts the peer's stream into replies, wherever the stream is cut.
 
-    A bare LF ends a line as well: nothing that we send depends on where a line of a reply ends.
+    `fault` is "" until the peer sends what is no SMTP reply, and then says so in one short sentence; the replies
+    before it still count. A bare LF ends a line as well: nothing that we send depends on where a reply's line ends.
     """
 
-    __slots__ = ("_code", "_lines", "_rest", "_size")
+    __slots__ = ("_code", "_lines", "_rest", "_size", "fault")
 
     def __init__(self) -> None:
+        self.fault = ""
         self._rest = b""
         self._lines: list[bytes] = []
         self._code = 0
@@ -43,41 +42,48 @@ class ReplyReader:
         return not self._rest and not self._lines
 
     def feed(self, octets: bytes) -> list[Raw]:
-        """The replies that end in `octets`. Raises ReplyError; the stream is then of no more use."""
+        """The replies that end in `octets`; none any more after a fault."""
+        replies: list[Raw] = []
+        if self.fault:
+            return replies
         if self._rest:
             octets = self._rest + octets
         lines = octets.split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > LINE_MAX:
-            raise ReplyError("a line of the reply is too long")
-        replies: list[Raw] = []
+        long = len(octets) > LINE_MAX
         for line in lines:
             code = _CODES.get(line[:3])
             mark = line[3:4]
-            if code is None or len(line) > LINE_MAX:
-                raise ReplyError("a line of the reply is too long" if code else "not an SMTP reply")
+            if code is None or mark not in _MARKS:
+                self.fault = "not an SMTP reply"
+                return replies
+            if long and len(line) > LINE_MAX:
+                break
             text = line[4:-1] if line.endswith(b"\r") else line[4:]
-            if mark == b"-":
-                self._continued(code, text)
-            elif mark in b" \r":  # RFC 5321 §4.2: the code alone is a reply too; b"" is in b" \r"
-                if self._lines:
-                    self._continued(code, text)
-                    replies.append((code, self._lines))
-                    self._lines, self._size = [], 0
-                else:
-                    replies.append((code, [text]))
+            if mark == b"-" or self._lines:
+                if self._continued(code, text):
+                    return replies
+                if mark == b"-":
+                    continue
+                replies.append((code, self._lines))
+                self._lines, self._size = [], 0
             else:
-                raise ReplyError("not an SMTP reply")
+                replies.append((code, [text]))
+        else:
+            if not long or len(self._rest) <= LINE_MAX:
+                return replies
+        self.fault = "a line of the reply is too long"
         return replies
 
-    def _continued(self, code: int, text: bytes) -> None:
+    def _continued(self, code: int, text: bytes) -> str:
         if self._lines and code != self._code:
-            raise ReplyError("the lines of one reply have different codes")  # RFC 5321 §4.2.1
+            self.fault = "the lines of one reply have different codes"  # RFC 5321 §4.2.1
         self._code = code
         self._lines.append(text)
         self._size += len(text)
         if len(self._lines) > LINES_MAX or self._size > SIZE_MAX:
-            raise ReplyError("the reply is too long")
+            self.fault = "the reply is too long"
+        return self.fault
 
 
 def reply_of(raw: Raw) -> Reply:

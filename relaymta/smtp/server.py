@@ -8,12 +8,13 @@ Deadlines are left to smtp.timing, the number of connections to smtp.door, every
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from traceback import format_exc
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime
 from twisted.mail import smtp
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -26,8 +27,8 @@ from relaymta.smtp.handler import Handler, Peer, Sink, Verdict
 from relaymta.smtp.rules import rules_of
 from relaymta.smtp.session import Session
 from relaymta.smtp.settings import ListenerSettings, TlsMode
-from relaymta.smtp.timing import Alarm, Patience
-from relaymta.smtp.turns import Hello, Piece, Refused, Signal, State
+from relaymta.smtp.timing import Patience
+from relaymta.smtp.turns import NEED_DATA, PAUSED, Hello, Piece, Refused, Signal, State
 
 __all__ = [
     "Handler",
@@ -57,12 +58,14 @@ class RelayESMTP(smtp.ESMTP):
         self._handler: Handler | None = None  # none before the greeting, and for who is turned away
         self._sink: Sink | None = None
         self._waiting: Deferred[Any] | None = None  # the decision that is awaited
+        self._messages = 0  # accepted
         self._final = False  # whether that decision is the one on a whole message
         self._pumping = False
         self._paused = False
         self._choked = False
         self._closing = False
         self._lost = False
+        self._timer: IDelayedCall | None = None
 
     # The connection
 
@@ -71,8 +74,8 @@ class RelayESMTP(smtp.ESMTP):
         factory, transport = self.factory, self.transport
         self.peer = factory.peer_of(transport)
         self._session = Session(factory.rules)
-        self._alarm = Alarm(factory.clock, self._ring)
-        self._patience = Patience(factory.settings.timeouts, factory.clock.seconds())
+        self._seconds = factory.clock.seconds
+        self._patience = Patience(factory.settings.timeouts, self._seconds())
         refusal = factory.door.enter(self, self.peer.client)
         if refusal is not None:
             self._turn_away(refusal)
@@ -91,7 +94,7 @@ class RelayESMTP(smtp.ESMTP):
         if not self.factory.implicit_tls:
             self.transport.write(self._session.take_output())
         self._closing = True
-        self._alarm.set(self.factory.clock.seconds() + CLOSE_WITHIN)
+        self._ring_in(CLOSE_WITHIN)
         self.transport.loseConnection()
 
     def _greet(self) -> None:
@@ -101,17 +104,20 @@ class RelayESMTP(smtp.ESMTP):
             self._session.reply(self._bug("connect"))
         else:
             self._ask("connect", self._handler.connect)
+        self._ring_in(self._patience.shortest)
         self._pump()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the client, of any number of commands."""
+        self._patience.heard = self._seconds()
         self._session.receive(data)
         self._pump()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """The end, whoever made it."""
         self._lost = True
-        self._alarm.stop()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         self.factory.door.leave(self)
         self._let_go()
         session = self._session
@@ -120,11 +126,11 @@ class RelayESMTP(smtp.ESMTP):
         if handler is None:
             return
         self.peer.commands = session.commands
-        try:
-            self._turn()
-            handler.closed(session.reason)
-        except Exception:  # noqa: BLE001 - nobody is left to be told but the log
-            self._bug("closed")
+        for tell in (self._turn, partial(handler.closed, session.reason)):
+            try:
+                tell()
+            except Exception:  # noqa: BLE001 - nobody is left to be told but the log
+                self._bug("closed")
 
     # Events and decisions
 
@@ -148,8 +154,7 @@ class RelayESMTP(smtp.ESMTP):
             self._close()
         elif signal is Signal.START_TLS:
             self._start_tls()
-        else:
-            self._alarm.set(self._patience.deadline(session, self.factory.clock.seconds()))
+        elif signal is PAUSED or self._paused:
             self._regulate()
 
     def _turn(self) -> Signal:
@@ -157,6 +162,8 @@ class RelayESMTP(smtp.ESMTP):
         session, handler = self._session, self._handler
         while True:
             event = session.next_event()
+            if event is NEED_DATA or event is PAUSED:
+                return event
             if isinstance(event, Signal):
                 if event is Signal.CONTENT_ASKED:
                     self._ask("data", handler.data)  # type: ignore[union-attr]
@@ -177,6 +184,7 @@ class RelayESMTP(smtp.ESMTP):
             elif isinstance(event, Hello):
                 self.peer.helo, self.peer.esmtp = event.name, event.esmtp
                 self._ask("helo", handler.helo, event.name, event.esmtp)
+                self._note_hello()
             elif isinstance(event, Refused):
                 handler.refused(event.command, event.reply)
 
@@ -198,7 +206,14 @@ class RelayESMTP(smtp.ESMTP):
             self._session.reply(answer)
         else:
             self._sink = answer
+            self._patience.begin_content()
             self._session.reply(None)
+
+    def _note_hello(self) -> None:
+        """An EHLO that was refused has not been said."""
+        session = self._session
+        if not session.owes:
+            self.peer.helo, self.peer.esmtp = session.helo, session.esmtp
 
     def _await(self, where: str, answer: Awaitable[Any]) -> None:
         waiting: Deferred[Any]
@@ -213,14 +228,14 @@ class RelayESMTP(smtp.ESMTP):
                 answer.abort()
             return
         self._waiting = None
+        self._patience.heard = self._seconds()  # it is the client's turn from now on
         self._answer(answer)
+        self._note_hello()
         self._pump()
 
     def _failed(self, failure: Failure, waiting: Deferred[Any], where: str) -> None:
         if self._waiting is waiting:
-            self._waiting = None
-            self._answer(self._bug(where, failure.getTraceback()))
-            self._pump()
+            self._answered(self._bug(where, failure.getTraceback()), waiting, where)
         elif failure.check(CancelledError) is None:
             self._bug(where, failure.getTraceback())
 
@@ -253,7 +268,11 @@ class RelayESMTP(smtp.ESMTP):
         self._ask("finish", sink.finish)
 
     def _reset(self) -> None:
-        self._final = False
+        if self._final:
+            self._final = False
+            if self._session.messages != self._messages:
+                self._messages = self._session.messages
+                self._patience.accept()
         self._abort()
         if self._handler is not None:
             self._handler.reset()
@@ -267,8 +286,12 @@ class RelayESMTP(smtp.ESMTP):
 
     def _start_tls(self) -> None:
         factory = self.factory
-        self._alarm.set(factory.clock.seconds() + factory.settings.timeouts.handshake)
-        self.transport.startTLS(factory.tls_context)
+        self._ring_in(factory.settings.timeouts.handshake)
+        try:
+            self.transport.startTLS(factory.tls_context)
+        except Exception:  # noqa: BLE001 - after 220 the client speaks TLS: there is no reply it could read
+            self._bug("tls")
+            self.transport.abortConnection()
 
     def handshakeCompleted(self) -> None:
         """TLS is on."""
@@ -278,7 +301,7 @@ class RelayESMTP(smtp.ESMTP):
         if self._handler is None:
             self._greet()
         else:
-            self.peer.helo, self.peer.esmtp = "", False  # RFC 3207 §4.2
+            self._note_hello()  # RFC 3207 §4.2: forgotten
             self._pump()
 
     # Flow
@@ -326,7 +349,7 @@ class RelayESMTP(smtp.ESMTP):
         if self._closing:
             return
         self._closing = True
-        self._alarm.set(self.factory.clock.seconds() + CLOSE_WITHIN)
+        self._ring_in(CLOSE_WITHIN)
         transport = self.transport
         transport.unregisterProducer()
         if self._session.reason == "quit" or self.peer.tls or not hasattr(transport, "loseWriteConnection"):
@@ -336,13 +359,24 @@ class RelayESMTP(smtp.ESMTP):
         self._regulate()
         transport.loseWriteConnection()
 
+    def _ring_in(self, seconds: float) -> None:
+        """Have the timer ring then, and not before."""
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(seconds)
+        else:
+            self._timer = self.factory.clock.callLater(seconds, self._ring)
+
     def _ring(self) -> None:
-        """The deadline has passed."""
-        session = self._session
+        """Look at the deadline; when it has passed, say 421 and close."""
+        session, patience, now = self._session, self._patience, self._seconds()
         if self._closing or self._handler is None or session.state is State.HANDSHAKE:
             self.transport.abortConnection()
             return
-        session.give_up(self._patience.reply(session, self.factory.clock.seconds()), "timed out")
+        left = patience.deadline(session) - now
+        if left > 0:
+            self._ring_in(min(left, patience.shortest))
+            return
+        session.give_up(patience.reply(session, now), "timed out")
         self._pump()
 
 

@@ -19,7 +19,7 @@ from relaymta.smtp.data import ChunkDecoder, Decoder, Fault
 from relaymta.smtp.grammar import RefusalError
 from relaymta.smtp.rules import Rules
 from relaymta.smtp.stream import Stream
-from relaymta.smtp.turns import OUT_OF_TURN, Event, Hello, Piece, Refused, Signal, State
+from relaymta.smtp.turns import NEED_DATA, PAUSED, Event, Hello, Piece, Refused, Signal, State
 
 OVERSHOOT_MAX = 1000  # recipients above the limit that are no error of the client; RFC 5321 §4.5.3.1.10, ours
 SHOWN_MAX = 200  # characters of a command in a log; ours
@@ -27,6 +27,10 @@ SHOWN_MAX = 200  # characters of a command in a log; ours
 _MAIL_OK = answers.MAIL_OK.render()
 _RCPT_OK = answers.RCPT_OK.render()
 _GO_AHEAD = answers.GO_AHEAD.render()
+
+# On the path of every event; the look-up of an enum's member costs as much as the test.
+_CONNECTED, _CONTENT, _CHUNK = State.CONNECTED, State.CONTENT, State.CHUNK
+_HANDSHAKE, _CLOSED = State.HANDSHAKE, State.CLOSED
 
 
 @define(slots=True, eq=False)
@@ -36,6 +40,7 @@ class Session:
     rules: Rules
     state: State = State.CONNECTED
     tls: bool = False  # whether the octets come over TLS
+    helo: str = ""
     esmtp: bool = False
     account: str = ""  # who authenticated
     commands: int = 0
@@ -43,6 +48,7 @@ class Session:
     size: int = 0  # octets of content of this transaction so far
     reason: str = ""  # why it was closed, for a log
     _stream: Stream = field(factory=Stream)
+    _hello: Hello = Hello("", False)  # the one to be decided on
     _line: bytes = b""  # the command being read
     _output: list[bytes] = field(factory=list)
     _events: list[Event] = field(factory=list)
@@ -83,12 +89,10 @@ class Session:
 
     def receive(self, octets: bytes) -> None:
         """Take octets from the client. Before the greeting they end the session (RFC 5321 §3.1)."""
-        if self.state is State.CLOSED:
-            return
-        if self.state is State.CONNECTED:
+        if self.state is _CONNECTED:
             self._line = octets
             self._refuse(answers.TALKED_FIRST)
-        else:
+        elif self.state is not _CLOSED:
             self._stream.receive(octets)
 
     def take_output(self) -> bytes:
@@ -105,15 +109,17 @@ class Session:
         while True:
             if self._events:
                 return self._events.pop(0)
+            if self._decide is not None:
+                return PAUSED
             state = self.state
-            if state is State.CLOSED:
-                return Signal.CLOSED
-            if self._decide is not None or state is State.HANDSHAKE:
-                return Signal.PAUSED
-            if state is State.CONTENT:
+            if state is _CONTENT:
                 event = self._read_content()
-            elif state is State.CHUNK:
+            elif state is _CHUNK:
                 event = self._read_chunk()
+            elif state is _CLOSED:
+                return Signal.CLOSED
+            elif state is _HANDSHAKE:
+                return PAUSED
             elif self._draining and state in (State.IDLE, State.GREETED):
                 self._say(answers.GOING_DOWN)
                 continue
@@ -132,7 +138,7 @@ class Session:
     def tls_started(self) -> None:
         """The handshake ended well. What was known from before is forgotten (RFC 3207 §4.2)."""
         self.tls = True
-        self.esmtp = False
+        self.helo, self.esmtp = "", False
         self.account = ""
         if self.state is State.HANDSHAKE:
             self.state = State.GREETED
@@ -189,7 +195,7 @@ class Session:
     def _read_command(self) -> Event | None:
         line = self._stream.read_line()
         if line is None:
-            return Signal.NEED_DATA
+            return NEED_DATA
         self._line = line
         self.commands += 1
         try:
@@ -203,7 +209,7 @@ class Session:
                 verb = verb.upper()
                 read = _READERS.get(verb) or Session._read_unknown
             argument = argument.rstrip(b" \t")  # RFC 5321 §4.1.1: trailing blanks are tolerated
-            refusal = OUT_OF_TURN[self.state].get(verb)
+            refusal = self.state.out_of_turn.get(verb)
             if refusal is None:
                 return read(self, argument)
             self._read_out_of_turn(refusal, verb, argument)
@@ -245,31 +251,25 @@ class Session:
             self._close(verdict, str(verdict))  # RFC 5321 §3.1
 
     def _read_ehlo(self, argument: bytes) -> Event:
-        return self._read_hello(argument, True, self._decide_ehlo)
+        return self._read_hello(Hello(grammar.hello(argument), True))
 
     def _read_helo(self, argument: bytes) -> Event:
-        return self._read_hello(argument, False, self._decide_helo)
+        return self._read_hello(Hello(grammar.hello(argument), False))
 
-    def _read_hello(self, argument: bytes, esmtp: bool, decide: Callable[[Reply | None], None]) -> Event:
-        name = grammar.hello(argument)
+    def _read_hello(self, hello: Hello) -> Event:
         self._idle += 1
-        self._decide = decide
-        return Hello(name, esmtp)
+        self._hello = hello
+        self._decide = self._decide_hello
+        return hello
 
-    def _decide_ehlo(self, verdict: Reply | None) -> None:
-        self._greet(verdict, True)
-
-    def _decide_helo(self, verdict: Reply | None) -> None:
-        self._greet(verdict, False)
-
-    def _greet(self, verdict: Reply | None, esmtp: bool) -> None:
+    def _decide_hello(self, verdict: Reply | None) -> None:
         if verdict is not None and not verdict.positive:
             self._say(verdict)  # RFC 5321 §4.1.4: the state stays what it was
             return
         self._end_transaction()  # RFC 5321 §4.1.4: as if RSET had been said
         self.state = State.IDLE
-        self.esmtp = esmtp
-        self._output.append(self.rules.hello(esmtp=esmtp, tls=self.tls))
+        self.helo, self.esmtp = self._hello.name, self._hello.esmtp
+        self._output.append(self.rules.hello(esmtp=self.esmtp, tls=self.tls))
 
     def _read_starttls(self, argument: bytes) -> None:
         _no_argument(argument)
@@ -341,7 +341,7 @@ class Session:
     def _read_content(self) -> Event | None:
         octets = self._stream.read_all()
         if not octets:
-            return Signal.NEED_DATA
+            return NEED_DATA
         decoder = self._decoder
         assert isinstance(decoder, Decoder)
         clean = decoder.feed(octets)
@@ -420,7 +420,7 @@ class Session:
     def _read_chunk(self) -> Event | None:
         octets = self._stream.read(self._chunk_left)
         if self._chunk_left and not octets:
-            return Signal.NEED_DATA
+            return NEED_DATA
         self._chunk_left -= len(octets)
         event: Event | None = None
         if self._refusal is None:

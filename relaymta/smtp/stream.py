@@ -50,6 +50,8 @@ class Stream:
         """A line without its CRLF, or None when more octets are needed. A bad line is cut at its fault."""
         while True:
             start = self._at
+            if start == len(self._buffer):
+                return None
             end = self._buffer.find(b"\r\n", start)
             if end < 0:
                 return self._read_unfinished()

@@ -13,20 +13,36 @@ from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
 from relaymta.smtp.commands import MailCommand, RcptCommand
 
+# What is out of turn in a state, by verb; what is not here is in turn (RFC 5321 §4.1.4).
+_NOTHING: dict[bytes, Reply] = {}
+_BEFORE_HELLO = dict.fromkeys((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"STARTTLS"), answers.HELLO_FIRST)
+_BEFORE_MAIL = dict.fromkeys((b"RCPT", b"DATA", b"BDAT"), answers.MAIL_FIRST)
+_BEFORE_RCPT = {
+    b"MAIL": answers.MAIL_NESTED,
+    b"DATA": answers.NO_RECIPIENTS,
+    b"BDAT": answers.NO_RECIPIENTS,
+}
+_AFTER_RCPT = {b"MAIL": answers.MAIL_NESTED}
+_BETWEEN_CHUNKS = dict.fromkeys((b"MAIL", b"RCPT", b"DATA"), answers.CHUNKS_UNDER_WAY)  # RFC 3030 §2
+
 
 class State(Enum):
-    """Where the dialogue stands."""
+    """Where the dialogue stands, and what is out of turn there."""
 
-    CONNECTED = "the greeting is owed"
-    GREETED = "no EHLO or HELO was accepted yet"
-    IDLE = "between transactions"
-    SENDER = "MAIL was accepted"
-    RECIPIENTS = "at least one RCPT was accepted"
-    CONTENT = "reading to the end of data"
-    CHUNK = "reading a chunk"
-    CHUNKS = "between chunks"
-    HANDSHAKE = "STARTTLS was accepted, TLS is not yet on"
-    CLOSED = "nothing more is read"
+    CONNECTED = "the greeting is owed", _NOTHING
+    GREETED = "no EHLO or HELO was accepted yet", _BEFORE_HELLO
+    IDLE = "between transactions", _BEFORE_MAIL
+    SENDER = "MAIL was accepted", _BEFORE_RCPT
+    RECIPIENTS = "at least one RCPT was accepted", _AFTER_RCPT
+    CONTENT = "reading to the end of data", _NOTHING
+    CHUNK = "reading a chunk", _NOTHING
+    CHUNKS = "between chunks", _BETWEEN_CHUNKS
+    HANDSHAKE = "STARTTLS was accepted, TLS is not yet on", _NOTHING
+    CLOSED = "nothing more is read", _NOTHING
+
+    def __init__(self, meaning: str, out_of_turn: dict[bytes, Reply]) -> None:
+        self.meaning = meaning
+        self.out_of_turn = out_of_turn
 
 
 class Signal(Enum):
@@ -39,6 +55,10 @@ class Signal(Enum):
     RESET = "the transaction is gone"
     START_TLS = "send the output, then begin the handshake"
     CLOSED = "send the output, then close"
+
+
+NEED_DATA = Signal.NEED_DATA
+PAUSED = Signal.PAUSED
 
 
 @frozen(slots=True)
@@ -65,16 +85,3 @@ class Refused:
 
 
 Event = Signal | Hello | MailCommand | RcptCommand | Piece | Refused  # a decision is owed for the two commands too
-
-# What is out of turn, by state and verb; what is not here is in turn (RFC 5321 §4.1.4).
-OUT_OF_TURN: dict[State, dict[bytes, Reply]] = {
-    State.GREETED: dict.fromkeys((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"STARTTLS"), answers.HELLO_FIRST),
-    State.IDLE: dict.fromkeys((b"RCPT", b"DATA", b"BDAT"), answers.MAIL_FIRST),
-    State.SENDER: {
-        b"MAIL": answers.MAIL_NESTED,
-        b"DATA": answers.NO_RECIPIENTS,
-        b"BDAT": answers.NO_RECIPIENTS,
-    },
-    State.RECIPIENTS: {b"MAIL": answers.MAIL_NESTED},
-    State.CHUNKS: dict.fromkeys((b"MAIL", b"RCPT", b"DATA"), answers.CHUNKS_UNDER_WAY),  # RFC 3030 §2
-}

@@ -5,6 +5,7 @@ A slow fsync of a large message delays other files and never the journal, which 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from attrs import frozen
@@ -43,7 +44,9 @@ class Clerk:
         self._hand: Hand[Errand] = Hand(
             "spool files", self._work, broken, call_later, call_from_thread, threaded
         )
+        self._told = 0  # of the errands under way
         self.start = self._hand.start
+        self.rest = self._hand.rest
         self.close = self._hand.close
 
     def place(self, placement: Placement, done: Done) -> None:
@@ -61,7 +64,7 @@ class Clerk:
         def ask() -> None:
             try:
                 call()
-            except Exception:  # handed to whoever asked
+            except Exception:  # noqa: BLE001 - handed to whoever asked
                 self._hand.tell(answer.errback, Failure())
             else:
                 self._hand.tell(answer.callback, None)
@@ -70,6 +73,14 @@ class Clerk:
         return answer
 
     def _work(self, errands: list[Errand]) -> None:
+        self._told = 0
+        try:
+            self._do(errands)
+        except Exception as bug:
+            self._report([(errand.done, _as_error(bug)) for errand in errands[self._told :]])
+            raise
+
+    def _do(self, errands: list[Errand]) -> None:
         placing: list[tuple[Placement, Done]] = []
         called: list[tuple[Done, OSError | None]] = []
         for errand in errands:
@@ -91,6 +102,7 @@ class Clerk:
 
     def _report(self, outcomes: list[tuple[Done, OSError | None]]) -> None:
         if outcomes:
+            self._told += len(outcomes)
             self._hand.tell(_tell, outcomes)
 
 
@@ -100,6 +112,10 @@ def _outcome(call: Callable[[], None]) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _as_error(bug: Exception) -> OSError:
+    return OSError(errno.EIO, f"a bug in the spool: {bug!r}")
 
 
 def _tell(outcomes: list[tuple[Done, OSError | None]]) -> None:

@@ -25,6 +25,7 @@ from relaymta.store.index import Index
 from relaymta.store.interfaces import Schedule, SpoolCorrupt, SpoolError, Stored, Ticket
 from relaymta.store.shelf import Shelf
 
+UNREADABLE = frozenset({errno.EIO, errno.EISDIR})  # errors that mean the file, and not the moment
 _AT_ONCE = 16 * 1024  # octets read to get first line and head in one call
 
 
@@ -87,8 +88,12 @@ class Files:
             self._set_aside(f"{folder}/{name}", "its name is not that of a queue file")
             return None
         queue_id = ticket.queue_id
-        if queue_id in self._index or queue_id in self._tended:
+        tended = self._tended.get(queue_id)
+        if queue_id in self._index or (tended is not None and (tended.known or tended.gone)):
             return None
+        if tended is not None:
+            tended.known = True
+            return ticket
         if folder != self._shelf.folder(queue_id):  # a hand has put it there
             self._disk.rename(f"{folder}/{name}", self._shelf.path(name))
         self._index.set(queue_id, name)
@@ -131,7 +136,7 @@ class Files:
             except ValueError as error:
                 why = str(error)
             except OSError as error:
-                if error.errno not in (errno.EIO, errno.EISDIR):
+                if error.errno not in UNREADABLE:
                     raise SpoolError(f"{path}: {explain(error)}") from error
                 why = explain(error)
             else:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+E = TypeVar("E")
 LAZINESS = 1.0  # seconds that what nobody waits for may stay unwritten
 
 
@@ -53,6 +54,8 @@ class Hand(Generic[T]):
         self._awake = False
         self._timer: Delayed | None = None
         self._turn: Delayed | None = None
+        self._closed = False
+        self._resting: deque[Deferred[None]] = deque()
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._ended: Deferred[None] = Deferred()
         self._thread = Thread(target=self._run, name=name, daemon=True) if threaded else None
@@ -65,13 +68,13 @@ class Hand(Generic[T]):
     def put(self, entry: T) -> None:
         """Have `entry` done as soon as can be."""
         self._waiting.append(entry)
-        if not self._awake:
+        if not self._awake and not self._closed:
             self._wake()
 
     def put_lazily(self, entry: T) -> None:
         """Have `entry` done along with what comes next, or within LAZINESS."""
         self._waiting.append(entry)
-        if self._timer is None:
+        if self._timer is None and not self._closed:
             self._timer = self._call_later(LAZINESS, self._hurry)
 
     def tell(self, report: Callable[..., object], *args: Any) -> None:
@@ -81,8 +84,16 @@ class Hand(Generic[T]):
         else:
             self._call_from_thread(report, *args)
 
+    def rest(self) -> Deferred[None]:
+        """Fires on the reactor's thread when all that was put before is done and told."""
+        rested: Deferred[None] = Deferred()
+        self._resting.append(rested)
+        self._wake()
+        return rested
+
     def close(self) -> Deferred[None]:
-        """Do what waits, and nothing after that; fires on the reactor's thread when it is done."""
+        """Do what waits, and nothing that is put after that; fires on the reactor's thread when it is done."""
+        self._closed = True
         for call in (self._timer, self._turn):
             if call is not None and call.active():
                 call.cancel()
@@ -97,7 +108,7 @@ class Hand(Generic[T]):
     def _wake(self) -> None:
         self._awake = True
         if self._thread is None:
-            self._turn = self._call_later(0, self._inline)
+            self._turn = self._turn or self._call_later(0, self._inline)
         else:
             self._tokens.put(True)
 
@@ -121,11 +132,16 @@ class Hand(Generic[T]):
         self._call_from_thread(self._ended.callback, None)
 
     def _take(self) -> None:
-        waiting = self._waiting
-        entries = [waiting.popleft() for _ in range(len(waiting))]
-        if not entries:
-            return
+        resting = _all(self._resting)  # first: what was put before them is among the entries
+        entries = _all(self._waiting)
         try:
-            self._work(entries)
-        except Exception:  # a bug must not leave those who wait without an answer
+            if entries:
+                self._work(entries)
+        except Exception:  # noqa: BLE001 - a bug must not leave those who wait without an answer
             self.tell(self._broken, Failure())
+        for rested in resting:
+            self.tell(rested.callback, None)
+
+
+def _all(queue: deque[E]) -> list[E]:
+    return [queue.popleft() for _ in range(len(queue))]

@@ -23,11 +23,12 @@ from relaymta.store.files import Files
 from relaymta.store.hands import Hand
 from relaymta.store.interfaces import Schedule, SpoolError, Stored
 from relaymta.store.journal import Settled
-from relaymta.store.record import Entry, Kind, entry
+from relaymta.store.record import Entry, Kind, entry, settlement
 from relaymta.store.segment import Segment, Segments
 from relaymta.store.shelf import Parking
 
 _PAUSE = 5.0  # seconds before trying again to make files when that has failed
+_LATER = 0.5  # seconds before looking again when all that could be made files is on its way
 
 Late = tuple[bytes, Deferred[None] | None]
 
@@ -98,9 +99,9 @@ class Ledger:
         self._segments.append(segment)
 
     @property
-    def parking(self) -> bool:
-        """Whether files are being made of messages."""
-        return any(live.parking for live in self._live.values())
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer, or files are being made of messages."""
+        return any(live.parking or live.accepted is not None for live in self._live.values())
 
     def append(self, queue_id: str, head: bytes, content: bytes, schedule: Schedule) -> Deferred[None]:
         """Put a message into the journal. Raises ValueError for an id that is here."""
@@ -159,7 +160,7 @@ class Ledger:
         # Settled: the journal says so with what it writes next.
         del self._live[live.queue_id]
         self._octets -= live.octets
-        self._hand.put_lazily(entry(kind, live.queue_id.encode(), b"", b"", None))
+        self._hand.put_lazily(settlement(kind, live.queue_id.encode()))
         segment = live.segment
         if segment is not None:
             del segment.live[live.queue_id]
@@ -198,12 +199,9 @@ class Ledger:
         if live.finished:
             self._files.remove(queue_id)
         elif name != names.encode(queue_id, live.schedule):
-            again = self._files.rename(queue_id, live.schedule)
-            for fired in parked:
-                again.chainDeferred(fired)
+            self._files.rename(queue_id, live.schedule).addBoth(partial(_fire, parked))
             return
-        for fired in parked:
-            fired.callback(None)
+        _fire(parked, None)
 
     def _unplaced(self, live: Live, late: tuple[Late, ...], error: OSError) -> None:
         # It stays in the journal, as safe as before.
@@ -238,8 +236,9 @@ class Ledger:
                 segment.live[owner.queue_id] = owner
                 if owner.parked:
                     self._place(owner)
-            owner.accepted.callback(None)
-            owner.accepted = None
+            accepted, owner.accepted = owner.accepted, None
+            if accepted is not None:
+                accepted.callback(None)
         if begun:
             self._release()
             if not self._pool.spares:
@@ -276,10 +275,12 @@ class Ledger:
 
     def _relieve(self) -> None:
         # The journal or the memory is full of what waits: the oldest become files.
-        if self._relieving or self._seconds() < self._relief_at:
-            return
         crowd = len(self._segments) - self._bounds.segments
         excess = self._octets - self._bounds.memory * 3 // 4 if self._octets > self._bounds.memory else 0
+        if crowd <= 0 and excess <= 0:
+            return
+        if self._relieving or self._seconds() < self._relief_at:
+            return
         chosen = []
         for number, segment in enumerate(self._segments):
             for live in segment.live.values():
@@ -288,6 +289,8 @@ class Ledger:
                 excess -= live.octets
                 if not live.parking:
                     chosen.append(live)
+        if not chosen:
+            self._relief_at = self._seconds() + _LATER
         self._relieving = len(chosen)
         for live in chosen:
             self._park(live).addCallbacks(self._relieved, self._unrelieved)
@@ -300,3 +303,11 @@ class Ledger:
         if self._seconds() >= self._relief_at:
             self._relief_at = self._seconds() + _PAUSE
             self._failed(failure.getErrorMessage())
+
+
+def _fire(waiting: tuple[Deferred[None], ...], result: None | Failure) -> None:
+    for fired in waiting:
+        if isinstance(result, Failure):
+            fired.errback(result)
+        else:
+            fired.callback(None)

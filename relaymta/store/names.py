@@ -21,8 +21,10 @@ _SAFE = ":[]@=+!"
 
 
 def encode(queue_id: str, schedule: Schedule) -> str:
-    """The file name of a message under a schedule."""
-    return f"{queue_id},{schedule.due},{_suffix(schedule.held, schedule.lane, schedule.sender)}"
+    """The file name of a message under a schedule. Raises ValueError for an id that is not letters and digits."""
+    if not (queue_id.isascii() and queue_id.isalnum()):
+        raise ValueError(f"not a queue id: {queue_id!r}")
+    return f"{queue_id},{max(0, int(schedule.due))},{_suffix(schedule.held, schedule.lane, schedule.sender)}"
 
 
 def decode(name: str) -> Ticket | None:

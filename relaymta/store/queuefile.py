@@ -3,11 +3,11 @@ r"""The queue file: one message that waits, append-only, the whole of its story.
     first line   64 octets, fixed: "relaymta-1 <head octets> <head crc> <content octets> <7 or 8> <crc>\n"
     head         opaque octets (the encoded envelope)
     content      as it goes over the wire, dots not stuffed
-    lines        each "\n<crc> <line>": one a note, appended one by one
+    lines        each "\n<crc> <line>\n": one a note, appended one by one
 
 Checksums are CRC-32 in eight hexadecimal digits. The first line is written last, over a blank one, and before the
 fsync, when the size of the content is known. Everything up to the end of the content was synced before the file got
-its name. A line begins with the LF, so that one that a crash has torn cannot spoil the next:
+its name. A line has an LF on both sides, so that neither a torn line before it nor zeros behind it can spoil it:
 
 | what a crash leaves                    | what is read                            |
 |----------------------------------------|-----------------------------------------|
@@ -59,7 +59,7 @@ def encode_line(line: bytes) -> bytes:
     """A line as it is appended. Raises ValueError for a line with LF in it."""
     if b"\n" in line:
         raise ValueError("a line of a story cannot hold LF")
-    return b"\n%08x %b" % (zlib.crc32(line), line)
+    return b"\n%08x %b\n" % (zlib.crc32(line), line)
 
 
 def read_first(octets: bytes, size: int) -> Layout:

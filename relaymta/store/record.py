@@ -5,8 +5,9 @@
 
 A batch starts on a block of BLOCK octets, so that nothing that was once synced is ever written again. Its first record
 says where it starts and ends, up to where the batches before it were synced, the oldest segment that still matters,
-and where the segment before this one ended. The mark is drawn at random each time a segment gets a number: a record of
-an older number never fits, and a message cannot smuggle in a forged record that a search after damage would find.
+and where segments before this one ended: the last one, and those in which a batch failed. The mark is drawn at random
+each time a segment gets a number: a record of an older number never fits, and a message cannot smuggle in a forged
+record that a search after damage would find.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 BLOCK = 4096  # octets; what a page cache writes at least
 _PREFIX = Struct("<8sIBxHII")  # mark, segment number, kind, octets of name, head, body
 _CRC = Struct("<I")
-_BATCH = Struct("<QQQIIQ")  # start, end, synced, floor, number before, its end
+_BATCH = Struct("<QQQI")  # start, end, synced, floor
+_END = Struct("<IQ")  # segment number, where it ended; as many as there are
 PREFIX = _PREFIX.size
 HEADER = _PREFIX.size + _CRC.size
-BATCH_HEADER = HEADER + _BATCH.size
+ENDS_MAX = 16  # ends that a batch tells of; ours: a disk that fails more often is not worth another try
+BATCH_HEADER = HEADER + _BATCH.size + ENDS_MAX * _END.size  # at most
 BUFFERS = 2  # a record, at most: header, name and head in one, and the body
+_crc32 = zlib.crc32
 _CHUNK = 4 * 1024 * 1024  # octets read at once
 _WINDOW = 8 * 1024 * 1024  # octets searched behind the last whole batch; ours, twice what a batch may hold
 
@@ -41,18 +45,19 @@ class Kind(IntEnum):
     BATCH = 5  # no message: what follows was committed together
 
 
-Entry = tuple[Kind, bytes, int, bytes, bytes, Any]
-"""A record to be: kind, name, checksum of name, head and body, head, body, and whose it is (not written)."""
+Entry = tuple[Kind, bytes, int, bytes, bytes, Any, int]
+"""A record to be: kind, name, checksum of name, head and body, head, body, whose it is (not written), length."""
 
 
 def entry(kind: Kind, name: bytes, head: bytes, body: bytes, owner: Any) -> Entry:
     """A record to be, its checksum begun; the segment's number is known only when it is committed."""
-    return kind, name, zlib.crc32(body, zlib.crc32(head, zlib.crc32(name))), head, body, owner
+    crc = _crc32(body, _crc32(head, _crc32(name)))
+    return kind, name, crc, head, body, owner, HEADER + len(name) + len(head) + len(body)
 
 
-def length(record: Entry) -> int:
-    """Octets of a record in the journal."""
-    return HEADER + len(record[1]) + len(record[3]) + len(record[4])
+def settlement(kind: Kind, name: bytes) -> Entry:
+    """A record to be that is a kind and a name, and that nobody waits for."""
+    return kind, name, _crc32(name), b"", b"", None, HEADER + len(name)
 
 
 def aligned(offset: int) -> int:
@@ -65,31 +70,29 @@ class Standing:
     """What a batch says of the journal.
 
     `synced`: offset in this segment up to which everything was synced; `floor`: the lowest segment number in use;
-    `before`, `before_end`: number of the segment before, and the offset from which on it is void.
+    `ends`: (number, offset) of earlier segments: what lies there or behind is void.
     """
 
-    synced: int
-    floor: int
-    before: int
-    before_end: int
+    synced: int = 0
+    floor: int = 0
+    ends: tuple[tuple[int, int], ...] = ()
 
 
 def frame(
     mark: bytes, number: int, start: int, standing: Standing, records: Sequence[Entry]
 ) -> tuple[list[bytes], int]:
     """A batch that starts at `start`: its buffers, and its length in octets."""
-    pack, pack_crc, crc32 = _PREFIX.pack, _CRC.pack, zlib.crc32
+    pack, pack_crc, crc32 = _PREFIX.pack, _CRC.pack, _crc32
     buffers = [b""]
-    total = BATCH_HEADER
-    for kind, name, crc, head, body, _owner in records:
+    total = HEADER + _BATCH.size + _END.size * len(standing.ends)
+    for kind, name, crc, head, body, _owner, length in records:
         prefix = pack(mark, number, kind, len(name), len(head), len(body))
         buffers.append(b"%b%b%b%b" % (prefix, pack_crc(crc32(prefix, crc)), name, head))
         if body:
             buffers.append(body)
-        total += HEADER + len(name) + len(head) + len(body)
-    said = _BATCH.pack(
-        start, start + total, standing.synced, standing.floor, standing.before, standing.before_end
-    )
+        total += length
+    said = _BATCH.pack(start, start + total, standing.synced, standing.floor)
+    said += b"".join(_END.pack(*end) for end in standing.ends)
     prefix = pack(mark, number, Kind.BATCH, 0, len(said), 0)
     buffers[0] = prefix + pack_crc(crc32(prefix, crc32(said))) + said
     return buffers, total
@@ -114,8 +117,7 @@ class Reading:
     damaged: list[int]
     synced: int = 0
     floor: int = 0
-    before: int = 0
-    before_end: int = 0
+    ends: dict[int, int] = field(factory=dict)
     end: int = 0
 
     def upto(self, end: int) -> list[Found]:
@@ -126,7 +128,7 @@ class Reading:
         """Take what a batch says."""
         self.synced = max(self.synced, standing.synced)
         self.floor = max(self.floor, standing.floor)
-        self.before, self.before_end = standing.before, standing.before_end
+        self.ends.update(standing.ends)
 
 
 class Scan:
@@ -173,13 +175,13 @@ class Scan:
         if found.kind is not Kind.BATCH:
             reading.records.append(found)
             return found.at + len(found.name) + found.head + found.body
-        said = _BATCH.unpack_from(self._data, found.at - self._base)
-        if said[0] != start:
+        said = self._data[found.at - self._base : found.at - self._base + found.head]
+        begun, end, synced, floor = _BATCH.unpack_from(said)
+        if begun != start:
             reading.damaged.append(start)
             return start + 1
-        reading.hear(Standing(*said[2:]))
-        end: int = said[1]
-        offset = found.at + _BATCH.size
+        reading.hear(Standing(synced, floor, tuple(_END.iter_unpack(said[_BATCH.size :]))))
+        offset = found.at + found.head
         for record in self._records(offset, end):
             reading.records.append(record)
             offset = record.at + len(record.name) + record.head + record.body
@@ -207,7 +209,7 @@ class Scan:
         at = offset - self._base
         (crc,) = _CRC.unpack_from(self._data, at + PREFIX)
         payload = memoryview(self._data)[at + HEADER : at + HEADER + size]
-        if zlib.crc32(self._data[at : at + PREFIX], zlib.crc32(payload)) != crc:
+        if _crc32(self._data[at : at + PREFIX], _crc32(payload)) != crc:
             return None
         return Found(Kind(kind), bytes(payload[:name]), offset + HEADER, head, body)
 

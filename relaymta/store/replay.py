@@ -17,7 +17,7 @@ from functools import partial
 from attrs import define, field
 
 from relaymta.store.disk import Disk, explain
-from relaymta.store.files import read_file
+from relaymta.store.files import UNREADABLE, read_file
 from relaymta.store.record import BLOCK, Found, Kind, Reading, Scan
 from relaymta.store.segment import parse_name
 from relaymta.store.shelf import Parking, Placement, Shelf
@@ -90,16 +90,16 @@ def _find_segments(disk: Disk, shelf: Shelf, result: Replay) -> None:
 def _survivors(disk: Disk, result: Replay) -> list[Survivor]:
     # From the newest on: each tells where the one before it ended, and which is the oldest that matters.
     readings: list[tuple[Old, Reading, int]] = []
-    floor, before, before_end = 0, 0, 0
+    floor = 0
+    ends: dict[int, int] = {}
     for old in reversed(result.segments):
         if old.number < floor:
             break
-        told = before_end if old.number == before else None
+        told = ends.get(old.number)
         reading = _read(disk, old, told or 0)
         readings.append((old, reading, old.size if told is None else told))
         floor = max(floor, reading.floor)
-        if reading.before:
-            before, before_end = reading.before, reading.before_end
+        ends.update(reading.ends)
         synced = reading.synced if told is None else told
         if any(offset < synced for offset in reading.damaged):
             result.damaged[old] = f"damaged before octet {synced}, up to which it was synced"
@@ -172,15 +172,19 @@ def _without_file(
 
 
 def _complete(disk: Disk, shelf: Shelf, path: str, has: tuple[bytes, ...], noted: list[bytes]) -> None:
-    lacking = Counter(noted) - Counter(has)
+    had = Counter(has)
+    lacking = []
+    for line in noted:
+        if had[line]:
+            had[line] -= 1
+        else:
+            lacking.append(line)
     if not lacking:
         return
     fd = disk.open(path, os.O_WRONLY | os.O_APPEND)
     try:
-        for line in noted:
-            if lacking[line]:
-                lacking[line] -= 1
-                shelf.append(fd, line)
+        for line in lacking:
+            shelf.append(fd, line)
         disk.fsync(fd)
     finally:
         disk.close(fd)
@@ -216,15 +220,16 @@ def _parts(disk: Disk, old: Old, found: Found) -> tuple[bytes, bytes, bytes]:
 
 def _lines(disk: Disk, path: str) -> tuple[bytes, ...]:
     # Raises ValueError for a file that cannot be read.
-    fd = disk.open(path, os.O_RDONLY)
     try:
-        return read_file(disk, fd)[2]
+        fd = disk.open(path, os.O_RDONLY)
+        try:
+            return read_file(disk, fd)[2]
+        finally:
+            disk.close(fd)
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in UNREADABLE:
             raise
         raise ValueError(explain(error)) from error
-    finally:
-        disk.close(fd)
 
 
 def _size(disk: Disk, path: str) -> int:

@@ -66,7 +66,8 @@ def parse_name(name: str) -> tuple[int, bytes] | None:
 class Segments:
     """The files in journal/: gives out numbered segments and takes free ones back. `draw(n)` gives random octets.
 
-    `floor` is the number of the oldest segment in use. The journal takes from it on its thread and the spool gives to it on its own; a deque needs no lock for that.
+    `floor` is the number of the oldest segment in use. The journal takes from it on its thread and the spool gives to
+    it on its own; a deque needs no lock for that.
     """
 
     def __init__(self, disk: Disk, folder: str, size: int, draw: Callable[[int], bytes]) -> None:
@@ -113,7 +114,7 @@ class Segments:
     def give(self, segment: Segment) -> str:
         """Take back the oldest segment in use, for it is free. Returns the path of a file to be removed, or ""."""
         if segment.poisoned:
-            return segment.path  # the same pages are never synced again
+            return ""  # the same pages are never synced again; it stays for the next open(), and every batch says why
         self._spares.append(segment.path)
         return self._spares.popleft() if len(self._spares) > SPARES_MAX else ""
 

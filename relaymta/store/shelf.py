@@ -221,6 +221,8 @@ class Shelf:
                 for at in inside:
                     failures[at] = error
                     self.discard(self.path(batch[at].name))
+                with suppress(OSError):  # that they are gone is worth a try: a refused message must not come back
+                    sync_folder(self._disk, folder)
 
     def _close(self, placement: Placement) -> None:
         with suppress(OSError):  # a close cannot undo a sync

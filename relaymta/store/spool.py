@@ -6,18 +6,18 @@ queue file from the start. What is final is `done` in the journal, or its file i
 
 After a crash (store.replay mends it at open, store.queuefile and store.files when a file is read):
 
-| state found                                                 | meaning                  | who mends it                   |
-|-------------------------------------------------------------|--------------------------|--------------------------------|
-| record torn, bad checksum, older number, beyond last sync   | its 250 was never sent   | replay goes on behind it       |
-| the same, before the last synced batch                      | the disk lied            | whole records kept, segment to |
-|                                                             |                          | corrupt/, operator told        |
-| whole record, neither done nor moved                        | accepted, ours           | replay makes a file            |
-| whole record, `moved`, no file                              | the file settled, went   | nothing to do                  |
-| record without `moved`, and a file with the same id         | crash between the two    | the file wins                  |
-| file in tmp/                                                | never acknowledged       | swept when older than a day    |
-| file in new/ whose last line is torn                        | crash during an append   | the line is cut off            |
-| file in new/ all of whose recipients are final              | crash before unlink      | the queue finishes it          |
-| unreadable file                                             | disk, or a hand          | to corrupt/, told              |
+| state found                                              | meaning                  | who mends it                   |
+|----------------------------------------------------------|--------------------------|--------------------------------|
+| record torn, bad checksum, older number, not synced yet  | its 250 was never sent   | replay goes on behind it       |
+| the same, before the last synced batch                   | the disk lied            | whole records kept, segment to |
+|                                                          |                          | corrupt/, operator told        |
+| whole record, neither done nor moved                     | accepted, ours           | replay makes a file            |
+| whole record, `moved`, no file                           | the file settled, went   | nothing to do                  |
+| record without `moved`, and a file with the same id      | crash between the two    | the file wins                  |
+| file in tmp/                                             | never acknowledged       | swept when older than a day    |
+| file in new/ whose last line is torn                     | crash during an append   | the line is cut off            |
+| file in new/ all of whose recipients are final           | crash before unlink      | the queue finishes it          |
+| unreadable file                                          | disk, or a hand          | to corrupt/, told              |
 
 A batch that failed and was refused is declared void by the next one, so that it does not come back either.
 """
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -91,7 +91,7 @@ class DiskSpool:
         self._claim = owned
         self._small_max = small_max
         self._folder_count = folders
-        self._shelf = Shelf(disk, path, draw(4).hex())
+        self._shelf = Shelf(disk, path, draw(8).hex())
         self._clerk = Clerk(self._shelf, self._broken, call_later, call_from_thread, files == "thread")
         self._files = Files(disk, self._shelf, self._clerk, self._tell_corrupt, self._tell_failure)
         self._pool = Segments(disk, self._shelf.folders.journal, segment_size, draw)
@@ -110,6 +110,7 @@ class DiskSpool:
             self._tell_failure,
         )
         self._refusing = "the spool is not open"
+        self._is_open = False
         self._inflows: set[Inflow] = set()
         self._free = (0.0, 0)
 
@@ -193,6 +194,9 @@ class DiskSpool:
 
     def close(self) -> Deferred[None]:
         """See Spool.close(). Messages of the journal stay there, for the next open() to find."""
+        if not self._is_open:
+            return succeed(None)
+        self._is_open = False
         return Deferred.fromCoroutine(self._close())
 
     def _note(self, queue_id: str, line: bytes, waits: Deferred[None] | None) -> None:
@@ -226,6 +230,7 @@ class DiskSpool:
                 raise SpoolError(f"cannot open {self._path}: {explain(error)}") from error
             raise
         self._hand.start()
+        self._is_open = True
         self._refusing = ""
         self._clerk.call(self._pool.prepare, lambda error: None)  # failing that, the journal tries
         return OpenReport(found.replayed, tuple(found.corrupt), self._seconds() - began)
@@ -252,8 +257,11 @@ class DiskSpool:
         for inflow in list(self._inflows):
             inflow.abort()
         self._files.flush()
-        while self._files.busy or self._ledger.parking:
-            await self._clerk.ask(lambda: None)
+        await self._hand.rest()
+        await self._clerk.rest()
+        while self._files.busy or self._ledger.busy:
+            await self._hand.rest()
+            await self._clerk.rest()
         await self._hand.close()
         try:
             await self._clerk.ask(self._journal.close)

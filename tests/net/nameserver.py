@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
@@ -78,14 +78,16 @@ class NameServer(DatagramProtocol):
         factory = ServerFactory()
         factory.noisy = False
         factory.protocol = lambda: _Stream(self)
+        self._closed: list[Any] = []
         while True:
-            self._udp = reactor.listenUDP(0, self, interface="127.0.0.1")
-            self.port = self._udp.getHost().port
+            # TCP first: a datagram protocol that was connected once cannot be connected again
+            self._tcp: Any = cast(Any, reactor).listenTCP(0, factory, interface="127.0.0.1")
+            self.port = self._tcp.getHost().port
             try:
-                self._tcp = reactor.listenTCP(self.port, factory, interface="127.0.0.1")
+                self._udp: Any = cast(Any, reactor).listenUDP(self.port, self, interface="127.0.0.1")
                 return
             except CannotListenError:
-                self._udp.stopListening()
+                self._closed.append(self._tcp.stopListening())
 
     @property
     def address(self) -> str:
@@ -106,9 +108,13 @@ class NameServer(DatagramProtocol):
     async def close(self) -> None:
         await self._udp.stopListening()
         await self._tcp.stopListening()
+        for closed in self._closed:
+            await closed
 
 
 class _Stream(Int16StringReceiver):
+    transport: Any
+
     def __init__(self, server: NameServer) -> None:
         self._server = server
 

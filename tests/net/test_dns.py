@@ -15,7 +15,7 @@ from twisted.names import dns
 from twisted.trial.unittest import TestCase
 
 from relaymta.config import Duration
-from relaymta.net.dns import A, AAAA, MX, DnsSettings, Mx, Resolver, Security, State
+from relaymta.net.dns import AAAA, MX, A, DnsSettings, Mx, Resolver, Security, State
 from tests.net.nameserver import Asked, NameServer, Script, record, reply, soa
 
 QUICK = (Duration(0.1), Duration(0.1), Duration(0.1))
@@ -266,6 +266,30 @@ class KeepingTests(ResolverTestCase):
         answer = await self.resolver(self.server(script)).addresses("mx.test")
         self.assertEqual((answer.state, answer.records), (State.FOUND, ("192.0.2.1",)))
 
+    async def test_a_silent_aaaa_does_not_hold_up_a(self) -> None:
+        """Some servers never answer AAAA; a known A waits two seconds for it and not for all tries."""
+
+        def script(asked: Asked) -> Iterable[bytes]:
+            if asked.kind == dns.AAAA:
+                return []
+            return [reply(asked, record(asked.name, dns.Record_A("192.0.2.1")))]
+
+        def call_later(delay: float, function: Callable[..., Any], *args: Any) -> Any:
+            return reactor.callLater(0.05 if delay == 2.0 else delay, function, *args)
+
+        self.skewed.callLater = call_later  # type: ignore[attr-defined]
+        resolver = self.resolver(self.server(script), timeouts=(Duration(15.0),))
+        begin = reactor.seconds()
+        answer = await resolver.addresses("mx.test")
+        self.assertEqual((answer.state, answer.records), (State.FOUND, ("192.0.2.1",)))
+        self.assertLess(reactor.seconds() - begin, 5.0)
+
+    async def test_servfail_for_tlsa_is_not_no_tlsa_maddy_292(self) -> None:
+        """A TLSA look-up that failed is "could not ask"; taking it for a no was a way round DANE (maddy#292)."""
+        resolver = self.resolver(self.server(saying(2)), trust_ad=True, timeouts=QUICK)
+        answer = await resolver.tlsa("_25._tcp.mx.test")
+        self.assertEqual((answer.state, answer.security, answer.secure), (State.FAILED, Security.FAILED, False))
+
     async def test_one_who_gives_up_does_not_end_the_question(self) -> None:
         """A cancelled wait is the waiter's own; the others get their answer."""
         resolver = self.resolver(self.server())
@@ -359,7 +383,8 @@ class FailingTests(ResolverTestCase):
         """After EMFILE stock Twisted never answers that name again; ours fails at once and recovers in a second."""
         server = self.server()
         resolver = self.resolver(server)
-        with patch("relaymta.net.dns_transport.socket.socket", side_effect=OSError(errno.EMFILE, "Too many open files")):
+        full = OSError(errno.EMFILE, "Too many open files")
+        with patch("relaymta.net.dns_transport.socket.socket", side_effect=full):
             answers = await gatherResults([resolver.mx("a.test"), resolver.mx("a.test")])
         self.assertEqual([answer.state for answer in answers], [State.FAILED] * 2)
         self.assertIn("Too many open files", answers[0].text)
@@ -397,7 +422,7 @@ class FailingTests(ResolverTestCase):
     async def test_closing_answers_all_who_wait(self) -> None:
         """At the end of the daemon nobody is left hanging, and no socket or timer stays behind."""
         resolver = self.resolver(self.server(silent), concurrency=1)
-        waiting = [resolver.mx("a.test"), resolver.mx("b.test"), resolver.addresses("c.test")]
+        waiting: list[Deferred[Any]] = [resolver.mx("a.test"), resolver.mx("b.test"), resolver.addresses("c.test")]
         resolver.close()
         self.assertEqual([(await one).state for one in waiting], [State.FAILED] * 3)
         self.assertIsNone(resolver.cached("a.test", MX))
@@ -407,8 +432,9 @@ class FailingTests(ResolverTestCase):
         server = self.server()
         resolver = self.resolver(server)
         lines: list[Any] = []
-        globalLogPublisher.addObserver(lines.append)
-        self.addCleanup(globalLogPublisher.removeObserver, lines.append)
+        ear: Any = lines.append
+        globalLogPublisher.addObserver(ear)
+        self.addCleanup(globalLogPublisher.removeObserver, ear)
         await resolver.mx("a.test")
         await self.resolver(self.dead(), server).mx("b.test")
         self.assertEqual(lines, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -39,20 +40,22 @@ def test_other_servers_are_refused_with_a_sentence(text: str) -> None:
 
 def test_settings_without_sense_are_refused() -> None:
     """No try, no room and no memory are mistakes; so are more servers than half a minute can ask."""
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {"timeouts": ()},
         {"timeouts": (Duration(0.0),)},
         {"concurrency": 0},
         {"cache_entries": 0},
         {"servers": tuple(f"192.0.2.{number}" for number in range(5))},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError):
-            DnsSettings(**wrong)  # type: ignore[arg-type]
+            DnsSettings(**wrong)
 
 
 def test_resolv_conf_is_read_as_the_manual_says() -> None:
     """resolv.conf(5): `nameserver` lines in order; all else, and what is no address, is passed over."""
-    text = b"# nameserver 192.0.2.9\nsearch a.test\nnameserver 192.0.2.1\n nameserver ::1\nnameserver\nnameserver ns.x\n"
+    text = b"# nameserver 192.0.2.9\nsearch a.test\nnameserver 192.0.2.1\n nameserver ::1\nnameserver\n"
+    text += b"nameserver ns.test\n"
     assert nameservers(text) == [("192.0.2.1", 53), ("::1", 53)]
 
 

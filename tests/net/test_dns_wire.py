@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.names import dns
 
-from relaymta.net.dns_answer import A, AAAA, MX, PTR, SRV, TLSA, TXT, Answer, Kind, Mx, Security, Srv, State
+from relaymta.net.dns_answer import AAAA, MX, PTR, SRV, TLSA, TXT, A, Answer, Kind, Mx, Security, Srv, State
 from relaymta.net.dns_wire import (
     FAILED_TTL,
     NEGATIVE_MAX,
@@ -161,9 +161,7 @@ def test_a_cname_chain_is_followed_in_any_order(turned: bool) -> None:
 def test_a_cname_loop_is_no_answer() -> None:
     """A chain that bites its tail is the server's trouble, neither a yes nor a no."""
     question, seen = asked("a.test", A)
-    octets = reply(
-        seen, record("a.test", dns.Record_CNAME("b.test")), record("b.test", dns.Record_CNAME("a.test"))
-    )
+    octets = reply(seen, record("a.test", dns.Record_CNAME("b.test")), record("b.test", dns.Record_CNAME("a.test")))
     assert read(octets, question, trust_ad=False) == Unusable("CNAME loop")
 
 

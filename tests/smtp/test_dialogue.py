@@ -265,7 +265,7 @@ def test_452_on_the_nth_recipient_ends_the_list_for_this_transaction(offers: tup
 
 def test_552_after_accepted_recipients_means_the_same() -> None:
     """RFC 821's code for too many recipients is read as 452 (RFC 5321 §4.5.3.1.10), a full mailbox is not."""
-    count = []
+    count: list[int] = []
 
     def answers(verb: str, argument: str) -> bytes | None:
         if verb == "RCPT" and "full" in argument:

@@ -1,0 +1,101 @@
+"""One process that holds a whole relay: its log, its relay, its control socket, begun and ended in order.
+
+The daemon itself is one (`workers = 0`), and so is each worker. Only wiring.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from relaymta import __version__, events
+from relaymta.admin.commands import DaemonCommands
+from relaymta.admin.control import ControlSocket
+from relaymta.admin.maillog import Format, MailLog
+from relaymta.assembly import Relay
+from relaymta.board import Board
+from relaymta.settings import Settings
+from relaymta.store.interfaces import SpoolError
+
+Sockets = Mapping[str, socket.socket]
+
+
+class House:
+    """A relay with its log and its control socket at `control`; `reload` and `stop` are what the operator may ask."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        *,
+        control: str,
+        shard: int = 0,
+        board: Board | None = None,
+        reload: Callable[[], Deferred[None] | None],
+        stop: Callable[[str], None],
+    ) -> None:
+        self.log, self.ears = open_log(reactor, settings)
+        self.relay = Relay(
+            reactor, settings, self.ears, shard=shard, board=board, pid=os.getpid()
+        )
+        steering = DaemonCommands(
+            version=__version__, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
+        )
+        commands = {**steering.table(), **self.relay.commands()}
+        self._control = ControlSocket(reactor, control, commands, self.ears.tell, settings.admin.group)
+
+    def open(self, sockets: Sockets) -> Deferred[None]:
+        """Begin: the spool first, then the operator's socket, then the clients. Fails with SpoolError."""
+        raise_limits()
+
+        def serve(_: object) -> None:
+            try:
+                self._control.open()
+            except (OSError, KeyError) as error:
+                raise SpoolError(f"no control socket: {error}") from error
+            self.relay.listen(sockets)
+            gc.collect()
+            gc.freeze()  # what is here now stays: the collector need not look at it again
+
+        return self.relay.open().addCallback(serve)
+
+    def reload(self, settings: Settings, sockets: Sockets) -> None:
+        """Put another configuration in force."""
+        self.relay.listen({name: one for name, one in sockets.items() if self.relay.serves(name, one)})
+        self.relay.reload(settings)
+        self.relay.listen(sockets)
+
+    def reopen_logs(self) -> None:
+        """Begin a new log file."""
+        self.log.reopen()
+
+    def stop(self, reason: str) -> Deferred[None]:
+        """Drain, and put everything on disk; the log and the socket end last."""
+
+        def close(result: Any) -> Any:
+            self._control.close()
+            self.log.close()
+            return result
+
+        self.ears.tell(events.DaemonStopping(reason))
+        return self.relay.stop().addBoth(close)
+
+
+def open_log(reactor: Any, settings: Settings) -> tuple[MailLog, events.Ears]:
+    """The log as configured, and the ears of which it is the first."""
+    log = MailLog(settings.log.file, reactor.seconds, reactor.callLater, Format(settings.log.format.value))
+    ears = events.Ears()
+    ears.add(log)
+    return log, ears
+
+
+def raise_limits() -> None:
+    """A descriptor for each connection on both sides and each DNS query: as many as we may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

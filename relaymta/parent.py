@@ -1,0 +1,222 @@
+"""The parent of the workers: it holds the ports, the counts and the operator's socket, and handles no mail.
+
+A reload starts a new generation of workers beside the old one; when all of it serve, the old ones drain and end, and
+the shards that they leave are adopted by the new. Nobody is refused meanwhile, for the ports stay open.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from signal import SIGUSR1, SIGUSR2
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+
+from relaymta import __version__, events
+from relaymta.admin.commands import DaemonCommands
+from relaymta.admin.control import ControlSocket
+from relaymta.admin.fanout import Fanout, ask
+from relaymta.board import Board
+from relaymta.house import open_log
+from relaymta.settings import Settings
+from relaymta.store.disk import RealDisk
+from relaymta.store.shards import shards
+from relaymta.worker import RETIRE_SECONDS, Orders
+from relaymta.workers import FIRST_FREE, Crew, Launch, Place, State
+
+DRAIN_LIMIT = 75.0  # seconds that a worker may take to end: sessions, then deliveries, then the disk; ours
+
+RETIRE = SIGUSR2
+RETIRE_LIMIT = RETIRE_SECONDS + DRAIN_LIMIT
+
+
+class Parent:
+    """What the daemon is with `workers` above 0; begun and ended like a House."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        text: bytes,
+        *,
+        reload: Callable[[], Deferred[None] | None],
+        stop: Callable[[str], None],
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._text = text
+        self.log, self.ears = open_log(reactor, settings)
+        self._sockets: Mapping[str, socket.socket] = {}
+        self._crew: Crew | None = None
+        self._leaving: list[Crew] = []
+        self._boards: dict[int, tuple[int, int]] = {}  # generation to its board's descriptor and columns
+        self._copies: dict[int, int] = {}  # generation to its copy of the configuration
+        self._shards: dict[Place, int] = {}
+        self._fanout = Fanout(self._paths)
+        steering = DaemonCommands(
+            version=__version__, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
+        )
+        commands = {**steering.table(), **self._fanout.table()}
+        self._control = ControlSocket(
+            reactor, settings.admin.socket, commands, self.ears.tell, settings.admin.group
+        )
+
+    # Beginning and end
+
+    def open(self, sockets: Mapping[str, socket.socket]) -> Deferred[None]:
+        """Start the first generation; fires when all of it serve. Fails with OSError."""
+        self._sockets = sockets
+        self._control.open()
+        return self._renew()
+
+    def reload(self, settings: Settings, text: bytes, sockets: Mapping[str, socket.socket]) -> Deferred[None]:
+        """Start a generation with another configuration; when it cannot serve, the one before stays."""
+        before = (self._settings, self._text, self._sockets)
+        self._settings, self._text, self._sockets = settings, text, sockets
+
+        def failed(failure: Failure) -> Failure:
+            self._settings, self._text, self._sockets = before
+            return failure
+
+        return self._renew().addErrback(failed)
+
+    def _renew(self) -> Deferred[None]:
+        old, generation = self._crew, (self._crew.generation + 1 if self._crew else 1)
+        size = self._settings.worker_count
+        self._boards[generation] = (Board.make(size), size)
+        self._copies[generation] = _copy(self._text)
+        self._assign(generation, size)
+        crew = Crew(self._reactor, generation, size, self._launch, self._ended, self._left)
+
+        def serves(_: object) -> None:
+            self._crew = crew
+            if old is not None:
+                self._leaving.append(old)
+                old.stop(RETIRE_LIMIT, RETIRE).addCallback(self._gone, old)
+
+        def failed(failure: Failure) -> Deferred[None]:
+            stopped = crew.stop(DRAIN_LIMIT).addCallback(self._gone, crew)
+            return stopped.addCallback(lambda _: failure.raiseException())
+
+        return crew.start().addCallbacks(serves, failed)
+
+    def _gone(self, _: object, crew: Crew) -> None:
+        """A generation has ended: what it left goes to those who stay."""
+        if crew in self._leaving:
+            self._leaving.remove(crew)
+        board, _columns = self._boards.pop(crew.generation)
+        os.close(board)
+        os.close(self._copies.pop(crew.generation))
+        for place in [place for place in self._shards if place.generation == crew.generation]:
+            del self._shards[place]
+        self._give_away()
+
+    def stop(self, reason: str) -> Deferred[None]:
+        """Drain and end all workers."""
+        self.ears.tell(events.DaemonStopping(reason))
+        crews = [*self._leaving, *([self._crew] if self._crew else [])]
+
+        def close(result: Any) -> Any:
+            self._control.close()
+            self.log.close()
+            return result
+
+        stopped: Deferred[Any] = gatherResults([crew.stop(DRAIN_LIMIT) for crew in crews], consumeErrors=True)
+        return stopped.addBoth(close)
+
+    def reopen_logs(self) -> None:
+        """Begin a new log file, here and in every worker."""
+        self.log.reopen()
+        for crew in (*self._leaving, *([self._crew] if self._crew else [])):
+            for worker in crew.workers.values():
+                worker.signal(SIGUSR1)
+
+    # Shards
+
+    def _assign(self, generation: int, size: int) -> None:
+        """Each place of a generation gets the lowest shard that no other living place has."""
+        taken = set(self._shards.values())
+        free = (number for number in range(1024) if number not in taken)
+        for index in range(size):
+            self._shards[Place(generation, index)] = next(free)
+
+    def _orphans(self) -> list[int]:
+        """Shards on disk that belong to no place of a living generation."""
+        owned = set(self._shards.values())
+        found = [int(path.rpartition("-")[2]) for path in shards(RealDisk(), self._settings.spool)]
+        return [number for number in found if number not in owned]
+
+    def _give_away(self) -> None:
+        crew = self._crew
+        paths = list(self._paths().values())
+        if crew is None or not paths:
+            return
+        for position, shard in enumerate(self._orphans()):
+            path = paths[position % len(paths)]
+            asked = deferToThread(ask, f"the worker at {path}", path, "adopt", {"shard": shard})
+            asked.addErrback(self._not_adopted, shard)
+
+    def _not_adopted(self, failure: Failure, shard: int) -> None:
+        self.ears.tell(events.SpoolFailed(str(shard), f"not adopted: {failure.getErrorMessage()}"))
+
+    # Workers
+
+    def _launch(self, place: Place) -> Launch:
+        board, columns = self._boards[place.generation]
+        descriptors = {FIRST_FREE: self._copies[place.generation], FIRST_FREE + 1: board}
+        sockets = {}
+        for child, (name, sock) in enumerate(self._sockets.items(), FIRST_FREE + 2):
+            descriptors[child] = sock.fileno()
+            sockets[name] = child
+        first = self._crew is None and not self._leaving
+        orphans = self._orphans()[place.index :: columns] if first else []
+        orders = Orders(
+            configuration=FIRST_FREE,
+            sockets=sockets,
+            board=FIRST_FREE + 1,
+            column=place.index,
+            columns=columns,
+            shard=self._shards[place],
+            orphans=tuple(orphans),
+            control=self._control_of(place),
+        )
+        return Launch((sys.executable, "-m", "relaymta.worker", orders.text()), descriptors, _environment())
+
+    def _control_of(self, place: Place) -> str:
+        return f"{self._settings.admin.socket}.{place.generation}.{place.index}"
+
+    def _paths(self) -> dict[str, str]:
+        crew = self._crew
+        if crew is None:
+            return {}
+        return {
+            f"worker {index}": self._control_of(worker.place)
+            for index, worker in sorted(crew.workers.items())
+            if worker.state is State.SERVING
+        }
+
+    def _ended(self, place: Place, reason: str) -> None:
+        self.ears.tell(events.WorkerEnded(f"{place.generation}.{place.index}", reason))
+
+    def _left(self, place: Place) -> None:
+        Path(self._control_of(place)).unlink(missing_ok=True)
+
+
+def _copy(text: bytes) -> int:
+    """The configuration as it is now, whatever becomes of the file: a worker that is started again gets the same."""
+    descriptor = os.memfd_create("relaymta.toml")
+    os.write(descriptor, text)
+    return descriptor
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the path on which Python found us."""
+    package = str(Path(__file__).resolve().parents[1])
+    path = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}

@@ -1,0 +1,229 @@
+"""The server on real sockets of this machine: TLS, closing, backpressure, other people's clients."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SkipTest, TestCase
+
+from relaymta.net.eager import EagerServer
+from relaymta.smtp.settings import TlsMode
+from tests.smtp.certificates import server_context
+from tests.smtp.guests import House, codes, house
+
+ENVELOPE = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
+reactor: Any = installed_reactor
+PATIENCE = 20.0  # seconds before a test is given up
+
+
+class Client:
+    """A client that blocks, for a thread of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+
+    def reply(self) -> bytes:
+        """One reply, all its lines."""
+        reply = line = b""
+        while line[3:4] != b" ":
+            line = b""
+            while not line.endswith(b"\r\n"):
+                octet = self.socket.recv(1)
+                if not octet:
+                    return reply + line
+                line += octet
+            reply += line
+        return reply
+
+    def rest(self) -> bytes:
+        """Everything up to the end of the connection."""
+        rest = b""
+        while octets := self.socket.recv(65536):
+            rest += octets
+        return rest
+
+    def say(self, octets: bytes) -> bytes:
+        """Send, and read one reply."""
+        self.socket.sendall(octets)
+        return self.reply()
+
+    def start_tls(self) -> None:
+        """Handshake without looking at the certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.socket = context.wrap_socket(self.socket)
+
+
+class OnTheWire(TestCase):
+    """A factory that listens, a client in a thread."""
+
+    timeout = PATIENCE
+
+    def listen(self, guests: House) -> int:
+        guests.factory.clock = reactor
+        port = reactor.listenTCP(0, guests.factory, interface="127.0.0.1")
+        port.transport = EagerServer
+
+        async def close() -> None:
+            await maybeDeferred(port.stopListening)
+            await guests.factory.drain(0.1)
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        return int(port.getHost().port)
+
+    def visit(self, guests: House, script: Callable[[Client], Any]) -> Deferred[Any]:
+        port = self.listen(guests)
+
+        def visit() -> Any:
+            client = Client(port)
+            try:
+                return script(client)
+            finally:
+                client.socket.close()
+
+        return deferToThread(visit)
+
+    async def test_crit_1_commands_behind_starttls_are_not_obeyed(self) -> None:
+        """CRIT 1, CVE-2011-0411: what follows STARTTLS in its segment is refused and the connection closed."""
+
+        def script(client: Client) -> bytes:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            client.socket.sendall(b"STARTTLS\r\nMAIL FROM:<injected@evil.test>\r\n")
+            return client.rest()
+
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        self.assertEqual(codes(await self.visit(guests, script)), ["554 5.5.1"])
+        self.assertNotIn("mail", guests.notebook.names())
+
+    async def test_crit_1_half_a_command_behind_starttls(self) -> None:
+        """CRIT 1: half a line in clear must not become the beginning of a line under TLS."""
+
+        def script(client: Client) -> bytes:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            client.socket.sendall(b"STARTTLS\r\nNOO")
+            return client.rest()
+
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        self.assertEqual(codes(await self.visit(guests, script)), ["554 5.5.1"])
+
+    async def test_crit_2_starttls_forgets_what_was_said_in_clear(self) -> None:
+        """CRIT 2: EHLO and MAIL from before the handshake do not count after it (RFC 3207 §4.2)."""
+
+        def script(client: Client) -> list[bytes]:
+            client.reply()
+            said = [client.say(b"EHLO x\r\n"), client.say(b"MAIL FROM:<a@b.test>\r\n"), client.say(b"STARTTLS\r\n")]
+            client.start_tls()
+            said.append(client.say(b"RCPT TO:<c@d.test>\r\n"))
+            said.append(client.say(b"EHLO x\r\n"))
+            said.append(client.say(b"RCPT TO:<c@d.test>\r\n"))
+            said.append(client.say(b"STARTTLS\r\n"))
+            said.append(client.say(ENVELOPE) + client.reply() + client.say(b"DATA\r\n") + client.say(b"x\r\n.\r\n"))
+            client.socket.sendall(b"QUIT\r\n")
+            return [*said, client.rest()]
+
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        facts: list[str] = []
+        guests.factory.on_tls = lambda peer: facts.append(peer.tls)
+        clear, _, ready, early, tls, nothing, twice, message, bye = await self.visit(guests, script)
+        self.assertIn(b"STARTTLS", clear)
+        self.assertNotIn(b"STARTTLS", tls)
+        self.assertEqual(codes(ready + early + nothing + twice), ["220 2.0.0", "503 5.5.1", "503 5.5.1", "503 5.5.1"])
+        self.assertEqual(codes(message + bye), ["250 2.1.0", "250 2.1.5", "354", "250 2.0.0", "221 2.0.0"])
+        self.assertRegex(facts[0], r"^TLSv1\.[23] \S+ \d+$")
+
+    async def test_implicit_tls_greets_after_the_handshake(self) -> None:
+        """On a port for implicit TLS nothing is said in clear (RFC 8314 §3.3)."""
+
+        def script(client: Client) -> bytes:
+            client.start_tls()
+            return client.reply() + client.say(b"EHLO x\r\n") + client.say(b"QUIT\r\n") + client.rest()
+
+        guests = house(tls=TlsMode.IMPLICIT, context=server_context())
+        said = await self.visit(guests, script)
+        self.assertEqual(codes(said), ["220", "250", "221 2.0.0"])
+        self.assertNotIn(b"STARTTLS", said)
+
+    async def test_clear_text_at_implicit_tls_is_closed(self) -> None:
+        """A client that speaks SMTP in clear there gets no answer in SMTP."""
+
+        def script(client: Client) -> bytes:
+            client.socket.sendall(b"EHLO x\r\n")
+            return client.rest()
+
+        guests = house(tls=TlsMode.IMPLICIT, context=server_context())
+        said = await self.visit(guests, script)
+        self.assertNotIn(b"220", said)
+        self.assertEqual(guests.notebook.log, [])
+
+    async def test_a_handshake_that_never_ends(self) -> None:
+        """A client that sends nothing after STARTTLS is aborted in time."""
+
+        def script(client: Client) -> bytes:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            client.say(b"STARTTLS\r\n")
+            try:
+                return client.rest()
+            except ConnectionResetError:
+                return b"reset"
+
+        guests = house(tls=TlsMode.STARTTLS, context=server_context(), timeouts={"handshake": 0.1})
+        self.assertIn(await self.visit(guests, script), (b"reset", b""))
+
+    async def test_the_last_reply_reaches_a_client_that_still_sends(self) -> None:
+        """Closing with octets unread would reset the connection and take the reply along."""
+
+        def script(client: Client) -> bytes:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            client.socket.sendall(ENVELOPE + b"DATA\r\na\nb\r\n.\r\n" + b"NOOP\r\n" * 20000)
+            return client.rest()
+
+        self.assertEqual(codes(await self.visit(house(), script)), ["250 2.1.0", "250 2.1.5", "354", "550 5.6.0"])
+
+    async def test_a_client_that_reads_nothing_is_bounded(self) -> None:
+        """Replies that nobody reads stop us from reading; neither grows (20,000 pipelined messages)."""
+        guests = house()
+        message = ENVELOPE + b"DATA\r\n.\r\n"
+
+        def script(client: Client) -> int:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.socket.settimeout(1.0)
+            sent = 0
+            try:
+                while sent < 40_000_000:
+                    sent += client.socket.send(message * 1000)
+            except TimeoutError:
+                pass
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return sent
+
+        sent = await self.visit(guests, script)
+        self.assertLess(sent, 40_000_000)
+
+    async def test_smtp_source(self) -> None:
+        """Postfix's load generator: 500 messages over 5 sessions, new and reused, all whole."""
+        program = shutil.which("smtp-source", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+        if program is None:
+            raise SkipTest("smtp-source is not installed (Debian: postfix)")
+        guests = house()
+        port = self.listen(guests)
+        for reused in ([], ["-d"]):
+            command = [program, *reused, "-s", "5", "-m", "250", "-l", "4096", f"127.0.0.1:{port}"]
+            await deferToThread(subprocess.run, command, check=True, timeout=PATIENCE)
+        self.assertEqual(len(guests.notebook.messages), 500)
+        self.assertEqual({len(content) > 4000 for _, _, content in guests.notebook.messages}, {True})
+        self.assertEqual(guests.notebook.bugs, [])

@@ -1,0 +1,257 @@
+"""The one configuration file: safe by default, and every contradiction told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from relaymta.config import ConfigError, SocketAddress
+from relaymta.config.loader import loads
+from relaymta.policy.relaying import Relaying
+from relaymta.policy.settings import LOOPBACK
+from relaymta.settings import (
+    ABSENT,
+    Settings,
+    default_hostname,
+    doubts,
+    load_settings,
+    refusals,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = 'hostname = "relay.example.org"\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a configuration is written."""
+    return tmp_path / "relaymta.toml"
+
+
+def settings(file: Path, text: str) -> Settings:
+    """The settings of a text."""
+    file.write_text(HOST + text)
+    return load_settings(str(file)).settings
+
+
+def said(file: Path, text: str) -> list[str]:
+    """What is wrong with a text, without the file's name; lines count from behind the hostname."""
+    file.write_text(HOST + text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(str(file))
+    return [f"{problem.line - 1}: {problem.key}: {problem.text}" for problem in caught.value.problems]
+
+
+def test_by_default_nobody_relays_but_loopback(file: Path) -> None:
+    """No RFC 1918 network is trusted unless it is named, and no domain is ours."""
+    made = settings(file, "")
+    assert made.relay.networks == LOOPBACK and made.relay.domains == ()
+    relaying = Relaying(made.relay)
+    for private in ("10.0.0.1", "172.17.0.1", "192.168.1.1", "fd00::1", "169.254.1.1"):
+        assert not relaying.trusts(private)
+    assert relaying.trusts("127.0.0.1") and relaying.trusts("::1")
+
+
+def test_by_default_there_is_one_listener_on_port_25(file: Path) -> None:
+    """A file that says nothing is a mail exchanger on port 25."""
+    [listener] = settings(file, "").listeners
+    assert (listener.name, listener.address) == ("mx", SocketAddress("0.0.0.0", 25))
+
+
+def test_the_documented_names_are_valid(file: Path) -> None:
+    """Every name of the documents that this version can do is taken as written."""
+    made = settings(
+        file,
+        """
+spool = "/var/spool/relaymta"
+workers = "auto"
+user = "relaymta"
+postmaster = "hostmaster@example.org"
+[[listener]]
+name = "mx"
+address = "0.0.0.0:25"
+profile = "mx"
+tls = "none"
+auth = "none"
+max_message_size = "25MB"
+max_recipients = 1000
+[relay]
+networks = ["127.0.0.0/8", "::1/128"]
+domains = ["example.org", ".example.net"]
+[dns]
+servers = ["127.0.0.1:53"]
+trust_ad = false
+[[route]]
+recipient = ["example.org"]
+to = ["[10.0.0.5]:25", "backup.example.org:587"]
+tls = "opportunistic"
+source = "pool-a"
+[[source]]
+name = "pool-a"
+addresses = ["192.0.2.1"]
+[queue]
+retry = ["5m", "15m", "30m", "1h", "2h", "4h"]
+expire = "5d"
+warn_after = "4h"
+min_free = "100MB"
+[delivery]
+concurrency = 20
+max_per_connection = 100
+connect_timeout = "30s"
+[log]
+file = "-"
+format = "json"
+[admin]
+socket = "/run/relaymta/control.sock"
+""",
+    )
+    assert made.routes[0].source == "pool-a" and made.delivery.concurrency == 20
+
+
+@pytest.mark.parametrize("key", ABSENT)
+def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: str) -> None:
+    """A feature that is documented and missing is an error that says so."""
+    table, _, leaf = key.rpartition(".")
+    if table in ("route", "listener"):
+        text = f'[[{table}]]\n{leaf} = "x"\nrecipient = "*"\nto = "mx"\n'
+    elif table:
+        text = f'[{table}]\n{leaf} = "x"\n'
+    else:
+        text = f'[{leaf}]\nx = "y"\n'
+    assert any("not available in this version" in one for one in said(file, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("workers = -1", "1: workers: is at most 32, and 0 for all in one process"),
+        ("workers = 33", "1: workers: is at most 32, and 0 for all in one process"),
+        ('workers = "many"', '1: workers: "auto" or a whole number is wanted, not "many"'),
+        ("workers = true", '1: workers: "auto" or a whole number is wanted'),
+        ('postmaster = "nobody"', '1: postmaster: "nobody" is not an address: malformed address'),
+        ('spool = ""', "1: spool: must not be empty"),
+        (f'spool = "/{"x" * 120}"', f"1: spool: /{'x' * 120}/drop/.poke is longer than the 107 octets that the path "
+         "of a UNIX socket may have"),
+        (f'[admin]\nsocket = "/{"x" * 107}"', f"2: admin.socket: /{'x' * 107} is longer than the 107 octets that the "
+         "path of a UNIX socket may have"),
+        ("listener = []", "1: listener: without a listener no mail can come in"),
+        ('[[listener]]\nname = "a"\naddress = "0.0.0.0:25"\n[[listener]]\nname = "a"\naddress = "0.0.0.0:26"',
+         '5: listener[2].name: listener[1] is called "a" too'),
+        ('[[listener]]\nname = "a"\naddress = "0.0.0.0:25"\n[[listener]]\nname = "b"\naddress = "0.0.0.0:25"',
+         "6: listener[2].address: listener[1] is at 0.0.0.0:25 already"),
+        ('[[listener]]\nname = "a"\naddress = "0.0.0.0:25"\n[[listener]]\nname = "b"\naddress = "127.0.0.1:25"',
+         "6: listener[2].address: listener[1] is at 0.0.0.0:25 already"),
+        ('[[listener]]\naddress = "mail.example.org:25"',
+         '2: listener[1].address: "mail.example.org:25" names a host; an IP address of this machine is wanted'),
+        ('[[listener]]\naddress = "0.0.0.0:25"\nprofile = "lmtp"\ntls = "starttls"\nauth = "optional"',
+         '3: listener[1].profile: "lmtp" is not available in this version; write "mx"|'
+         '4: listener[1].tls: "starttls" is not available in this version; write "none"|'
+         '5: listener[1].auth: "optional" is not available in this version; write "none"'),
+        ('[[route]]\nrecipient = "*"\nto = "mx"\ntls = "dane"',
+         '4: route[1].tls: "dane" is not available in this version; write "verify", "encrypt" or "opportunistic"'),
+        ('[relay]\nnetworks = ["0.0.0.0/0"]', "2: relay.networks[1]: 0.0.0.0/0 is everybody: that would be an open relay"),
+        ('[relay]\nnetworks = ["::/0"]', "2: relay.networks[1]: ::/0 is everybody: that would be an open relay"),
+        ('[relay]\ndomains = ["a b"]',
+         '2: relay.domains[1]: "a b": malformed domain; write "example.org", or ".example.org" for its subdomains'),
+        ('[relay]\ndomains = [".bücher.example"]',
+         '2: relay.domains[1]: ".bücher.example" is written ".xn--bcher-kva.example" in mail'),
+        ('[[route]]\nrecipient = "*"\nto = "mx"\nsource = "pool"', '4: route[1].source: there is no [[source]] called "pool"'),
+        ('[[source]]\nname = "a"\naddresses = ["::1"]\n[[source]]\nname = "a"\naddresses = ["::1"]',
+         '5: source[2].name: there is another [[source]] called "a"'),
+        ('[queue]\nretry = []', "2: queue.retry: at least one delay is needed"),
+        ('[queue]\nexpire = "1m"\nwarn_after = "0s"',
+         "1: queue.retry[1]: is not before expire: no message would ever be tried again"),
+        ('[queue]\nexpire = "2h"', '1: queue.warn_after: is not before expire: no sender would ever be warned; '
+         'write "0s" for never'),
+        ('[queue]\nmin_free = "lots"', '2: queue.min_free: "lots" is not a size; write it as "25MB" or "128KiB"'),
+        ('[dns]\nservers = ["here"]', '2: dns.servers: name server "here": expected an IP address and a port, '
+         'like "127.0.0.1:53"'),
+        ('[log]\nformat = "xml"', '2: log.format: "xml" is not one of "text", "json"'),
+        ('[[lane]]\nmatch = ""', "2: lane[1].match: must not be empty"),
+    ],
+)  # fmt: skip
+def test_each_contradiction_is_told_at_its_line(file: Path, text: str, problem: str) -> None:
+    """What cannot be right together is an error with its line, before the daemon starts."""
+    assert said(file, text) == problem.split("|")
+
+
+def test_wildcards_of_both_families_may_stand_beside_each_other(file: Path) -> None:
+    """0.0.0.0 and [::] on one port are two places."""
+    text = '[[listener]]\nname = "a"\naddress = "0.0.0.0:25"\n[[listener]]\nname = "b"\naddress = "[::]:25"\n'
+    assert len(settings(file, text).listeners) == 2
+
+
+def test_a_hostname_is_written_as_it_goes_over_the_wire(tmp_path: Path) -> None:
+    """Upper case, UTF-8 and nonsense are told with the right form."""
+    for text, hint in [("Relay.Example.ORG", "relay.example.org"), ("bücher.example", "xn--bcher-kva.example"), ("a b", "malformed")]:
+        with pytest.raises(ConfigError) as caught:
+            loads(f'hostname = "{text}"\n', "f", Settings)
+        assert hint in str(caught.value)
+
+
+def test_the_default_hostname_can_stand_in_ehlo() -> None:
+    """Whatever this machine calls itself, the default is a domain."""
+    assert default_hostname() == default_hostname().lower() and " " not in default_hostname()
+
+
+def test_lanes_get_their_limits_from_delivery_unless_they_have_their_own(file: Path) -> None:
+    """[[lane]] overrides concurrency and rate for the destinations that fit."""
+    made = settings(
+        file,
+        '[delivery]\nconcurrency = 7\nattempts = 50\nrate = 10\n[[lane]]\nmatch = "smtp:*.slow.example"\nrate = 1\n'
+        'rate_per = "1s"\n[[lane]]\nmatch = "smtp:one.example"\nconcurrency = 1\n',
+    ).lane_settings()
+    assert made.attempts == 50
+    assert (made.limits.concurrency, made.limits.messages, made.limits.per) == (7, 10, 60.0)
+    slow = made.of("smtp:a.slow.example")
+    assert (slow.concurrency, slow.messages, slow.per) == (7, 1, 1.0)
+    assert made.of("smtp:one.example").concurrency == 1
+
+
+def test_workers_auto_is_one_a_core(file: Path) -> None:
+    """ "auto" follows the processors this process may use; a number is that number."""
+    assert settings(file, "").worker_count == min(len(os.sched_getaffinity(0)), 32)
+    assert settings(file, "workers = 0").worker_count == 0
+
+
+def test_the_largest_listener_says_what_sendmail_may_bring(file: Path) -> None:
+    """A limit of 0 is none, also here."""
+    one = '[[listener]]\nname = "a"\naddress = "127.0.0.1:25"\nmax_message_size = "1MB"\n'
+    two = '[[listener]]\nname = "b"\naddress = "127.0.0.1:26"\nmax_message_size = "0B"\n'
+    assert settings(file, one).message_max == 1_000_000
+    assert settings(file, one + two).message_max > 10**12
+
+
+def test_a_user_or_group_that_is_not_there_is_told(file: Path) -> None:
+    """A daemon that cannot become its user says so in `check`, not at three in the morning."""
+    made = settings(file, f'spool = "{ROOT}"\nephemeral_spool = true\nuser = "nobody-such"\n[admin]\ngroup = "no-such"\n')
+    keys = [key for key, _ in refusals(made)]
+    assert "admin.group" in keys and ("user" in keys) is (os.getuid() == 0)
+
+
+def test_a_spool_that_a_restart_empties_is_refused_unless_asked_for(file: Path) -> None:
+    """A container made anew lost the queue (eight projects): tmpfs and overlay are no place for mail."""
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("no tmpfs at /dev/shm")
+    refused = settings(file, 'spool = "/dev/shm/relaymta-test"\nuser = ""\n')
+    assert [key for key, _ in refusals(refused)] == ["spool"]
+    allowed = settings(file, 'spool = "/dev/shm/relaymta-test"\nuser = ""\nephemeral_spool = true\n')
+    assert list(refusals(allowed)) == []
+
+
+def test_what_will_be_regretted_is_a_doubt(file: Path) -> None:
+    """A host name without a dot and a disk smaller than min_free are warnings."""
+    file.write_text('hostname = "box"\n[queue]\nmin_free = "900TB"\n')
+    assert [key for key, _ in doubts(load_settings(str(file)).settings)] == ["hostname", "queue.min_free"]
+
+
+@pytest.mark.parametrize("name", ["relaymta.toml", "quickstart.toml"])
+def test_the_shipped_files_are_right(name: str) -> None:
+    """What we hand out passes our own check."""
+    loaded = load_settings(str(ROOT / "etc" / "relaymta" / name))
+    assert loaded.settings.hostname
+    if name == "quickstart.toml":
+        assert [listener.address for listener in loaded.settings.listeners] == [SocketAddress("127.0.0.1", 2525)]
+        assert [str(route.to) for route in loaded.settings.routes] == ["[127.0.0.1]:2526"]

@@ -1,0 +1,5 @@
+def test_hang():
+    """x"""
+    while True: pass
+def test_ok():
+    """x"""
