@@ -15,7 +15,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
-from relaymta import __version__, events
+from relaymta import events
 from relaymta.admin.commands import RelayCommands
 from relaymta.admin.control import Arguments, Command, Rows
 from relaymta.admin.drop import DropWatcher
@@ -37,7 +37,7 @@ from relaymta.routing.mx import HostFinder
 from relaymta.routing.ourselves import Ourselves
 from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
-from relaymta.settings import Settings
+from relaymta.settings import VERSION, Settings
 from relaymta.smtp.server import Peer, RelayFactory
 from relaymta.store.disk import RealDisk
 from relaymta.store.fleet import Fleet
@@ -91,7 +91,7 @@ class Relay:
         )
         self._queue_commands = QueueCommands(self.manager, self.scheduler.desk)
         self._relay_commands = RelayCommands(
-            version=__version__,
+            version=VERSION,
             pid=pid,
             seconds=reactor.seconds,
             stats=self.manager.stats,

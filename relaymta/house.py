@@ -14,13 +14,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from relaymta import __version__, events
+from relaymta import events
 from relaymta.admin.commands import DaemonCommands
 from relaymta.admin.control import ControlSocket
 from relaymta.admin.maillog import Format, MailLog
 from relaymta.assembly import Relay
 from relaymta.board import Board
-from relaymta.settings import Settings
+from relaymta.settings import VERSION, Settings
 from relaymta.store.interfaces import SpoolError
 
 Sockets = Mapping[str, socket.socket]
@@ -45,7 +45,7 @@ class House:
             reactor, settings, self.ears, shard=shard, board=board, pid=os.getpid()
         )
         steering = DaemonCommands(
-            version=__version__, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
+            version=VERSION, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
         )
         commands = {**steering.table(), **self.relay.commands()}
         self._control = ControlSocket(reactor, control, commands, self.ears.tell, settings.admin.group)

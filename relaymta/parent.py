@@ -18,13 +18,13 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from relaymta import __version__, events
+from relaymta import events
 from relaymta.admin.commands import DaemonCommands
 from relaymta.admin.control import ControlSocket
 from relaymta.admin.fanout import Fanout, ask
 from relaymta.board import Board
 from relaymta.house import open_log
-from relaymta.settings import Settings
+from relaymta.settings import VERSION, Settings
 from relaymta.store.disk import RealDisk
 from relaymta.store.shards import shards
 from relaymta.worker import RETIRE_SECONDS, Orders
@@ -60,7 +60,7 @@ class Parent:
         self._shards: dict[Place, int] = {}
         self._fanout = Fanout(self._paths)
         steering = DaemonCommands(
-            version=__version__, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
+            version=VERSION, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
         )
         commands = {**steering.table(), **self._fanout.table()}
         self._control = ControlSocket(

@@ -276,8 +276,7 @@ class Scheduler:
         else:
             lanes.add(lane, message.sender, (round_, batch))
             round_.waiting += 1
-            if self._pump_later is None:
-                self._arm_next()
+            self._arm_next()  # the lane may sleep to keep its rate
 
     def _attempt(self, round_: Round, batch: Batch, slot: Slot[Fresh]) -> None:
         round_.running += 1

@@ -21,12 +21,12 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from relaymta import __version__, events
+from relaymta import events
 from relaymta.config import ConfigError
 from relaymta.house import House, raise_limits
 from relaymta.net.listen import ListenError, bind
 from relaymta.parent import Parent
-from relaymta.settings import Settings, load_settings
+from relaymta.settings import VERSION, Settings, load_settings
 from relaymta.smtp.settings import ListenerSettings
 from relaymta.store.interfaces import SpoolError
 from relaymta.store.shards import file_system, is_ephemeral
@@ -100,7 +100,7 @@ class Daemon(Service):
 
     def _started(self, _: object) -> None:
         where = " ".join(f"{one.name}={_place(one)}" for one in self._settings.listeners)
-        self._tell(events.DaemonStarted(__version__, os.getpid(), where))
+        self._tell(events.DaemonStarted(VERSION, os.getpid(), where))
 
     def _tell(self, event: events.Event) -> None:
         if self._inside is not None:
@@ -156,7 +156,7 @@ class Daemon(Service):
         def done(_: object) -> None:
             self._settings = settings
             _close(before, sockets)
-            self._tell(events.DaemonReloaded(__version__, self._file))
+            self._tell(events.DaemonReloaded(VERSION, self._file))
 
         def failed(failure: Failure) -> Failure:
             self._sockets = before

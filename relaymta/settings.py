@@ -12,6 +12,7 @@ import pwd
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from relaymta.store.shards import file_system, is_ephemeral
 WORKERS_MAX = 128  # ours: a queue id names one of 1,024 shards, and several generations may live at once
 SOCKET = "/run/relaymta/control.sock"
 SPOOL = "/var/spool/relaymta"
+VERSION = version("relaymta")
 NOT_YET = "is not available in this version"
 
 # Named in the documents, and known to a later version: said so, rather than ignored or called a slip.

@@ -1,9 +1,11 @@
-"""What holds for all tests: how hypothesis searches, and which tests may not run beside each other."""
+"""What holds for all tests: how hypothesis searches, how long one may take, and which may not run beside each other."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 PEERS = Path(__file__).parent / "peers"
+# Seconds; a run ends with its summary, whatever hangs. A Deferred that never fires is trial's own affair (120 s); those
+# marked `long` take what they need.
+LONGEST_TEST = 180
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,6 +39,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             peers = item.get_closest_marker("peers") is not None
             group = "peers" if peers else str(item.path.relative_to(config.rootpath))
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that hangs fails with the place where it does; again every ten seconds, for code that catches all."""
+    if item.get_closest_marker("long"):
+        return (yield)
+
+    def too_long(*_: object) -> None:
+        pytest.fail(f"took longer than {LONGEST_TEST} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_TEST, 10)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_report_header() -> str:

@@ -126,8 +126,8 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("workers = -1", "1: workers: is at most 32, and 0 for all in one process"),
-        ("workers = 33", "1: workers: is at most 32, and 0 for all in one process"),
+        ("workers = -1", "1: workers: is at most 128, and 0 for all in one process"),
+        ("workers = 129", "1: workers: is at most 128, and 0 for all in one process"),
         ('workers = "many"', '1: workers: "auto" or a whole number is wanted, not "many"'),
         ("workers = true", '1: workers: "auto" or a whole number is wanted'),
         ('postmaster = "nobody"', '1: postmaster: "nobody" is not an address: malformed address'),
@@ -151,13 +151,15 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
          '5: listener[1].auth: "optional" is not available in this version; write "none"'),
         ('[[route]]\nrecipient = "*"\nto = "mx"\ntls = "dane"',
          '4: route[1].tls: "dane" is not available in this version; write "verify", "encrypt" or "opportunistic"'),
-        ('[relay]\nnetworks = ["0.0.0.0/0"]', "2: relay.networks[1]: 0.0.0.0/0 is everybody: that would be an open relay"),
+        ('[relay]\nnetworks = ["0.0.0.0/0"]',
+         "2: relay.networks[1]: 0.0.0.0/0 is everybody: that would be an open relay"),
         ('[relay]\nnetworks = ["::/0"]', "2: relay.networks[1]: ::/0 is everybody: that would be an open relay"),
         ('[relay]\ndomains = ["a b"]',
          '2: relay.domains[1]: "a b": malformed domain; write "example.org", or ".example.org" for its subdomains'),
         ('[relay]\ndomains = [".bücher.example"]',
          '2: relay.domains[1]: ".bücher.example" is written ".xn--bcher-kva.example" in mail'),
-        ('[[route]]\nrecipient = "*"\nto = "mx"\nsource = "pool"', '4: route[1].source: there is no [[source]] called "pool"'),
+        ('[[route]]\nrecipient = "*"\nto = "mx"\nsource = "pool"',
+         '4: route[1].source: there is no [[source]] called "pool"'),
         ('[[source]]\nname = "a"\naddresses = ["::1"]\n[[source]]\nname = "a"\naddresses = ["::1"]',
          '5: source[2].name: there is another [[source]] called "a"'),
         ('[queue]\nretry = []', "2: queue.retry: at least one delay is needed"),
@@ -185,7 +187,11 @@ def test_wildcards_of_both_families_may_stand_beside_each_other(file: Path) -> N
 
 def test_a_hostname_is_written_as_it_goes_over_the_wire(tmp_path: Path) -> None:
     """Upper case, UTF-8 and nonsense are told with the right form."""
-    for text, hint in [("Relay.Example.ORG", "relay.example.org"), ("bücher.example", "xn--bcher-kva.example"), ("a b", "malformed")]:
+    for text, hint in [
+        ("Relay.Example.ORG", "relay.example.org"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("a b", "malformed"),
+    ]:
         with pytest.raises(ConfigError) as caught:
             loads(f'hostname = "{text}"\n', "f", Settings)
         assert hint in str(caught.value)
@@ -226,7 +232,9 @@ def test_the_largest_listener_says_what_sendmail_may_bring(file: Path) -> None:
 
 def test_a_user_or_group_that_is_not_there_is_told(file: Path) -> None:
     """A daemon that cannot become its user says so in `check`, not at three in the morning."""
-    made = settings(file, f'spool = "{ROOT}"\nephemeral_spool = true\nuser = "nobody-such"\n[admin]\ngroup = "no-such"\n')
+    made = settings(
+        file, f'spool = "{ROOT}"\nephemeral_spool = true\nuser = "nobody-such"\n[admin]\ngroup = "no-such"\n'
+    )
     keys = [key for key, _ in refusals(made)]
     assert "admin.group" in keys and ("user" in keys) is (os.getuid() == 0)
 

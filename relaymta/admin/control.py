@@ -63,7 +63,14 @@ class _Answer:
 
     def resumeProducing(self) -> None:
         """Write the next chunk; the transport asks again when it is sent."""
+        if self._breath is None:
+            self._produce()
+
+    def _breathed(self) -> None:
         self._breath = None
+        self._produce()
+
+    def _produce(self) -> None:
         lines: list[bytes] = []
         size = 0
         last = False
@@ -82,7 +89,7 @@ class _Answer:
         if lines:
             self._session.send(b"".join(lines), last=last)
         else:
-            self._breath = self._clock.callLater(0, self.resumeProducing)
+            self._breath = self._clock.callLater(0, self._breathed)
 
     def stopProducing(self) -> None:
         """The peer is gone: let the generator clean up."""

@@ -148,7 +148,7 @@ def _submission(line: bytes, size: int) -> Submission:
         return Submission(
             sender=parse_mailbox(_text(head["sender"])) if head["sender"] else None,
             recipients=recipients,
-            notify=Notify(head["notify"]),
+            notify=_notify(head["notify"]),
             ret=Ret(head["ret"]) if head["ret"] else None,
             envid=_text(head["envid"])[:ENVID_MAX],
             body=Body(head["body"]),
@@ -160,6 +160,13 @@ def _submission(line: bytes, size: int) -> Submission:
         if isinstance(error, DropError):
             raise
         raise DropError("the first line is not the head of a drop file") from None
+
+
+def _notify(value: Any) -> Notify:
+    asked = Notify.SUCCESS | Notify.FAILURE | Notify.DELAY
+    if value != Notify.NEVER and (not isinstance(value, int) or value & ~asked):  # RFC 3461 §4.1
+        raise DropError("the first line is not the head of a drop file")
+    return Notify(value)
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ import json
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from relaymta.admin.control import VERSION, Arguments, Command, CommandError, Rows, encode
@@ -90,23 +90,22 @@ class Fanout:
                 raise error
 
     def _sorted(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
-        rows: list[Item] = []
-        for row in self._chain(command, arguments):
-            if row is None:
-                yield None
-            else:
-                rows.append(row)
+        rows = yield from self._gathered(command, arguments)
         yield from sorted(rows, key=lambda row: str(row.get("time", "")))
 
     def _added(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        rows = yield from self._gathered(command, arguments)
+        if rows:
+            yield {**_sum(rows), "pid": [row["pid"] for row in rows], "workers": len(rows)}
+
+    def _gathered(self, command: str, arguments: Arguments) -> Generator[None, None, list[Item]]:
         rows: list[Item] = []
         for row in self._chain(command, arguments):
             if row is None:
                 yield None
             else:
                 rows.append(row)
-        if rows:
-            yield {**_sum(rows), "pid": [row["pid"] for row in rows], "workers": len(rows)}
+        return rows
 
 
 def ask(name: str, path: str, command: str, arguments: Arguments) -> list[Item]:

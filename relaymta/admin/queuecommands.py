@@ -42,7 +42,7 @@ _KNOWN = {*_TEXTS, *_SPANS, "ids", "held", "all", "by", "limit", "reason", "brie
 class QueueCommands:
     """Reads and changes one shard's queue; what was done and by whom is told by the desk."""
 
-    def __init__(self, manager: Manager, desk: Desk, *_: object) -> None:
+    def __init__(self, manager: Manager, desk: Desk) -> None:
         self._manager = manager
         self._desk = desk
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from email.utils import formataddr, formatdate, getaddresses, make_msgid
+from email.utils import formataddr, formatdate, make_msgid
 
 from attrs import frozen
 
+from relaymta.cli.addresslist import AddressListError, mailboxes
 from relaymta.mail.address import Address, AddressError, parse_mailbox
 from relaymta.mail.message import Field, fields
 
@@ -80,13 +81,7 @@ def _is_utf8_beyond_ascii(section: bytes) -> bool:
 
 def addresses(texts: Iterable[str], hostname: str) -> list[Address]:
     """The addresses in lists as people write them: names, comments and groups allowed. Raises MessageError."""
-    found = []
-    for name, text in getaddresses(list(texts)):
-        if text:
-            found.append(qualified(text, hostname))
-        elif name:
-            raise MessageError(f'"{name}" is not an address')
-    return found
+    return [qualified(text, hostname) for text in _mailboxes(texts)]
 
 
 def qualified(text: str, hostname: str) -> Address:
@@ -125,10 +120,11 @@ def _recipients(found: list[Field]) -> tuple[str, ...]:
                 texts.append(one.value.decode())
             except UnicodeDecodeError:
                 raise MessageError(f"the {one.name.decode()} field is not UTF-8") from None
-    named = []
-    for name, address in getaddresses(texts):
-        if address:
-            named.append(address)
-        elif name:
-            raise MessageError(f'"{name}" is not an address')
-    return tuple(named)
+    return tuple(_mailboxes(texts))
+
+
+def _mailboxes(texts: Iterable[str]) -> list[str]:
+    try:
+        return [mailbox for text in texts for mailbox in mailboxes(text)]
+    except AddressListError as error:
+        raise MessageError(str(error)) from None

@@ -8,7 +8,7 @@ from relaymta.mail.content import Content
 from relaymta.mail.envelope import Envelope
 from relaymta.queue.story import Progress
 
-OVERHEAD = 2048  # octets a message takes in memory beside its content; measured, see docs/performance.md
+OVERHEAD = 2048  # octets a message takes in memory beside its content: measured, envelope and round together
 KEY_MAX = 60  # characters of a fairness key; what store.names keeps of it
 
 

@@ -75,6 +75,11 @@ class LaneLimits:
         return self.per / self.messages if self.messages else 0.0
 
 
+# Lanes with nobody at the other end: of messages not yet routed, and of the two transports that keep nothing.
+_PEERLESS = frozenset({"", "discard", "error"})
+_UNLIMITED = LaneLimits()
+
+
 @frozen(slots=True)
 class LaneRule:
     """Other limits for the lanes whose name fits `lane`, a pattern with * and ? ("smtp:*.example.org")."""
@@ -92,7 +97,9 @@ class LaneSettings:
     rules: tuple[LaneRule, ...] = ()
 
     def of(self, lane: str) -> LaneLimits:
-        """The limits of `lane`: the first rule that fits."""
+        """The limits of `lane`: the first rule that fits; there is no rate where nobody is at the other end."""
+        if lane in _PEERLESS:
+            return _UNLIMITED
         for rule in self.rules:
             if fnmatchcase(lane, rule.lane):
                 return rule.limits

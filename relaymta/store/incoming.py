@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from relaymta.store import queuefile
 from relaymta.store.clerk import Clerk
 from relaymta.store.content import FileContent
-from relaymta.store.disk import Disk, explain, write_all
+from relaymta.store.disk import Disk, explain, sync_folder, write_all
 from relaymta.store.interfaces import Content, SpoolError
 from relaymta.store.shelf import Shelf
 
@@ -23,8 +23,8 @@ GATHER = 64 * 1024  # octets gathered for one write; ours: what a socket gives a
 class Inflow:
     """store.interfaces.Incoming, and the Placement that its commit asks for.
 
-    `opening` opens the file once it is in place; `ended(inflow, placed, wanted)` hears of its end, whichever way;
-    a `failure` given at the start is why no mail is taken.
+    `opening` opens the file once it is in place; `ended(inflow, placed)` hears of its end, whichever way; a `failure`
+    given at the start is why no mail is taken.
     """
 
     queue_id: str
@@ -34,7 +34,7 @@ class Inflow:
     _shelf: Shelf
     _clerk: Clerk
     _opening: Callable[[], int]
-    _ended: Callable[[Inflow, bool, bool], None]
+    _ended: Callable[[Inflow, bool], None]
     _failure: str = ""
     aside: str = ""
     fd: int = -1
@@ -80,6 +80,11 @@ class Inflow:
         self._clerk.place(self, self._placed)
         return self._fired
 
+    @property
+    def committing(self) -> bool:
+        """Whether somebody waits for a commit."""
+        return self._fired is not None
+
     def abort(self) -> None:
         """See Incoming.abort()."""
         if self._fired is not None:
@@ -89,7 +94,7 @@ class Inflow:
             self._pieces.clear()
             if self.aside:
                 self._clerk.call(self._remove, lambda error: None)
-            self._ended(self, False, False)
+            self._ended(self, False)
 
     # store.shelf.Placement, on the clerk's hand
 
@@ -112,12 +117,24 @@ class Inflow:
         self._shelf.discard(self.aside)
 
     def _placed(self, error: OSError | None) -> None:
+        if error is None and self._failure:
+            self._clerk.call(self._undo, self._refused)
+        elif error is not None:
+            self._refused(error)
+        else:
+            fired, self._fired = self._fired, None
+            self._ended(self, True)
+            at = queuefile.FIRST + len(self._head)
+            if fired is not None:
+                fired.callback(FileContent(self._disk, self._opening, at, self.size, self._eightbit))
+
+    def _undo(self) -> None:
+        # Given up after it was put in place: gone for good before anybody is told so.
+        self._disk.unlink(self._shelf.path(self.name))
+        sync_folder(self._disk, self._shelf.folder(self.queue_id))
+
+    def _refused(self, error: OSError | None) -> None:
         fired, self._fired = self._fired, None
-        assert fired is not None
-        self._ended(self, error is None, not self._failure)
-        failure = self._failure if error is None else explain(error)
-        if failure:
-            fired.errback(SpoolError(failure))
-            return
-        at = queuefile.FIRST + len(self._head)
-        fired.callback(FileContent(self._disk, self._opening, at, self.size, self._eightbit))
+        self._ended(self, False)
+        if fired is not None:
+            fired.errback(SpoolError(self._failure or (explain(error) if error is not None else "")))

@@ -208,12 +208,10 @@ class DiskSpool:
         else:
             self._ledger.note(live, line, waits)
 
-    def _ended(self, inflow: Inflow, placed: bool, wanted: bool) -> None:
+    def _ended(self, inflow: Inflow, placed: bool) -> None:
         self._inflows.discard(inflow)
         if placed:
             self._files.arrived(inflow.queue_id, inflow.name)
-            if not wanted:
-                self._files.remove(inflow.queue_id)
 
     # Its life
 
@@ -255,11 +253,12 @@ class DiskSpool:
     async def _close(self) -> None:
         self._refusing = "the spool is closed"
         for inflow in list(self._inflows):
-            inflow.abort()
+            if not inflow.committing:
+                inflow.abort()
         self._files.flush()
         await self._hand.rest()
         await self._clerk.rest()
-        while self._files.busy or self._ledger.busy:
+        while self._inflows or self._files.busy or self._ledger.busy:
             await self._hand.rest()
             await self._clerk.rest()
         await self._hand.close()

@@ -19,7 +19,15 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relaymta.admin.control import CHUNK, LINE_MAX, PIPELINE_MAX, CommandError, ControlFactory, ControlSession, ControlSocket
+from relaymta.admin.control import (
+    CHUNK,
+    LINE_MAX,
+    PIPELINE_MAX,
+    CommandError,
+    ControlFactory,
+    ControlSession,
+    ControlSocket,
+)
 from relaymta.events import BugCaught, Event
 
 
@@ -209,12 +217,10 @@ class Backpressure(SynchronousTestCase):
         talk.say("search")
         assert talk.transport.producer is not None
         talk.transport.producer.resumeProducing()
+        talk.transport.producer.resumeProducing()  # a transport that asks meanwhile does not hurry it
         assert next(looked) == 1
-        for _ in range(10):
-            talk.clock.advance(0)
-        assert talk.lines() == [{"row": {"id": "found"}}]
-        talk.pump()
-        assert talk.lines()[-1] == {"end": True}
+        talk.clock.advance(0)
+        assert talk.lines() == [{"row": {"id": "found"}}, {"end": True}]
 
     def test_a_peer_that_goes_ends_the_search(self) -> None:
         """No call is left behind for a breath."""

@@ -20,9 +20,7 @@ from relaymta.admin.logline import as_row, event_name, json_renderer, quoted, te
 from relaymta.events import CommandRefused, DaemonReloaded, Event, LaneResumed, SessionOpened
 
 KINDS = [
-    kind
-    for _, kind in inspect.getmembers(events, inspect.isclass)
-    if issubclass(kind, Event) and kind is not Event
+    kind for _, kind in inspect.getmembers(events, inspect.isclass) if issubclass(kind, Event) and kind is not Event
 ]
 
 
@@ -118,7 +116,9 @@ def test_no_text_leaves_its_line(value: str) -> None:
 
 def test_letters_of_all_scripts_stay_readable() -> None:
     """An address in UTF-8 is printable, and is written as it is."""
-    assert "sender=пример@xn--e1afmkfd.example" in text(CommandRefused("S", "c", "M", "r", "", "пример@xn--e1afmkfd.example"))
+    assert "sender=пример@xn--e1afmkfd.example" in text(
+        CommandRefused("S", "c", "M", "r", "", "пример@xn--e1afmkfd.example")
+    )
     assert quoted("é\n") == '"é\\n"'
 
 

@@ -52,7 +52,11 @@ def test_json_lines_have_the_same_facts(file: Path, clock: Clock) -> None:
     log = log_at(file, clock, Format.JSON)
     log(EVENT)
     log.close()
-    assert json.loads(file.read_text()) == {"time": "2026-11-23T20:00:00.125Z", "event": "lane-resumed", "lane": "discard"}
+    assert json.loads(file.read_text()) == {
+        "time": "2026-11-23T20:00:00.125Z",
+        "event": "lane-resumed",
+        "lane": "discard",
+    }
 
 
 def test_the_text_of_a_second_does_not_outlive_it(file: Path, clock: Clock) -> None:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from relaymta.admin.recorder import Recorder
-from relaymta.events import Event, LaneResumed, MessageAccepted, MessageFinished, NoticeQueued, SessionClosed, SessionOpened
+from relaymta.events import (
+    Event,
+    LaneResumed,
+    MessageAccepted,
+    MessageFinished,
+    NoticeQueued,
+    SessionClosed,
+    SessionOpened,
+)
 
 STORY: list[Event] = [
     SessionOpened("S1", "mx", "192.0.2.7", 4711),

@@ -174,7 +174,10 @@ def test_a_wrong_value_is_told_with_what_is_wanted(text: str, said: str) -> None
         ("[queue]\nre-try = []", 'house.toml:2: queue.re-try: there is no such key here; did you mean "retry"?'),
         ("[quue]\nx = 1", 'house.toml:1: quue: there is no such table here; did you mean "queue"?'),
         ("expire = 1", "house.toml:1: expire: there is no such key here; it belongs in [queue]"),
-        ("[queue]\nshare = 1", "house.toml:2: queue.share: there is no such key here; it belongs in the top of the file"),
+        (
+            "[queue]\nshare = 1",
+            "house.toml:2: queue.share: there is no such key here; it belongs in the top of the file",
+        ),
         ("[queue]\nlevel = 1", "house.toml:2: queue.level: there is no such key here; it belongs in [port]"),
         ("zzz = 1", "house.toml:1: zzz: there is no such key here"),
     ],

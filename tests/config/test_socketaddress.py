@@ -54,7 +54,14 @@ def test_what_is_no_address_is_refused_with_what_was_meant(text: str, hint: str)
 
 @pytest.mark.parametrize(
     ("text", "loopback"),
-    [("127.0.0.5:1", True), ("[::1]:1", True), ("localhost:1", True), ("unix:/x", True), ("0.0.0.0:1", False), ("h:1", False)],
+    [
+        ("127.0.0.5:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/x", True),
+        ("0.0.0.0:1", False),
+        ("h:1", False),
+    ],
 )
 def test_loopback_is_what_only_this_machine_reaches(text: str, loopback: bool) -> None:
     """127.0.0.0/8, ::1, localhost and UNIX sockets; not the wildcard."""

@@ -52,7 +52,13 @@ def test_what_is_no_time_is_refused_with_what_was_meant(value: object, hint: str
 
 @pytest.mark.parametrize(
     ("value", "hint"),
-    [(25, '"25MB"'), ("25", '"25MB"'), ("25mb", 'did you mean "25MB"'), ("25M", 'did you mean "25MB"'), ("big", "write")],
+    [
+        (25, '"25MB"'),
+        ("25", '"25MB"'),
+        ("25mb", 'did you mean "25MB"'),
+        ("25M", 'did you mean "25MB"'),
+        ("big", "write"),
+    ],
 )
 def test_what_is_no_size_is_refused_with_what_was_meant(value: object, hint: str) -> None:
     """A bare number or a foreign unit is no size, and the text shows one."""

@@ -99,3 +99,10 @@ def test_lane_limits_come_from_the_first_rule_that_fits() -> None:
     assert settings.of("lmtp:unix:/run/lmtp") is slower
     assert slower.interval == 0.6
     assert LaneSettings().of("smtp:example.net").concurrency == 20
+
+
+def test_there_is_no_rate_where_nobody_is_at_the_other_end() -> None:
+    """A rate for all destinations does not slow bounces of error routes, nor messages that are yet to be routed."""
+    settings = LaneSettings(limits=LaneLimits(2, messages=1))
+    assert settings.of("smtp:example.net").messages == 1
+    assert [settings.of(lane).messages for lane in ("", "error", "discard")] == [0, 0, 0]

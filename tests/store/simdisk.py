@@ -36,7 +36,7 @@ class File:
         self.dirty: dict[int, list[bytes]] = {}
         self.doomed: dict[int, list[bytes]] = {}  # of failed syncs
         self.modified = modified
-        self.locked = False
+        self.locked = 0  # the file descriptor that holds the lock
 
 
 class Folder:
@@ -109,10 +109,11 @@ class SimDisk:
         return self._next
 
     def close(self, fd: int) -> None:
-        self._call("close")
+        failed = self._call("close", late=True)  # Linux: the descriptor is gone, whatever is said
         inode, _, _ = self._open.pop(fd)
         if isinstance(inode, File) and inode.locked == fd:
-            inode.locked = False
+            inode.locked = 0
+        self._raise(failed)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         self._call("pread")
@@ -192,7 +193,7 @@ class SimDisk:
         file = self._file(fd)
         if file.locked:
             return False
-        file.locked = fd  # type: ignore[assignment]
+        file.locked = fd
         return True
 
     def free(self, path: str) -> int:
