@@ -146,9 +146,11 @@ def _audit(server: Server, load: Load, ledger: Ledger) -> None:
 
 def calibrate(server: Server, load: Load, ledger: Ledger, seconds: float, most: int, generators: int) -> int:
     """How many letters keep `server` busy for about `seconds`; also its warm-up."""
-    few = max(load.sessions * 2, min(most // 15, 1000), 10)
-    rate = measure(server, evolve(load, messages=few), ledger, generators).rate
-    return max(few, min(most, int(rate * seconds)))
+    count = max(load.sessions * 2, min(most // 15, 500), 10)
+    for share in (0.25, 1.0):  # the first one is cold, and says how large the second may be
+        rate = measure(server, evolve(load, messages=count), ledger, generators).rate
+        count = max(count, min(most, int(rate * seconds * share)))
+    return count
 
 
 def median(rounds: Sequence[Round]) -> dict[str, float]:

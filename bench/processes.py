@@ -56,9 +56,12 @@ def memory(pid: int) -> int:
 
 
 class Watch:
-    """Samples the memory of a family of processes from a thread until it is told to stop."""
+    """Samples the memory of a family of processes from a thread until it is told to stop.
 
-    def __init__(self, pid: int, every: float = 0.5) -> None:
+    A look at Postfix's two hundred processes costs 40 ms of CPU, so it is taken seldom, and once at the end.
+    """
+
+    def __init__(self, pid: int, every: float = 2.0) -> None:
         self._pid = pid
         self._every = every
         self._end = threading.Event()
@@ -68,15 +71,17 @@ class Watch:
         self._thread.start()
 
     def _run(self) -> None:
-        while True:
-            self.samples.append((round(time.monotonic() - self._begun, 2), memory(self._pid)))
-            if self._end.wait(self._every):
-                return
+        while not self._end.wait(self._every):
+            self._look()
+
+    def _look(self) -> None:
+        self.samples.append((round(time.monotonic() - self._begun, 2), memory(self._pid)))
 
     def stop(self) -> int:
         """End and return the peak in octets."""
         self._end.set()
         self._thread.join()
+        self._look()
         return max(octets for _, octets in self.samples)
 
 

@@ -6,6 +6,7 @@ in its own process, or once in each worker. What a signal means and whose the po
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from random import Random
@@ -14,10 +15,11 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.python.failure import Failure
 
 from relaymta import events
 from relaymta.admin.commands import RelayCommands
-from relaymta.admin.control import Arguments, Command, Rows
+from relaymta.admin.control import Arguments, Command, CommandError, Rows
 from relaymta.admin.drop import DropWatcher
 from relaymta.admin.queuecommands import QueueCommands
 from relaymta.admin.recorder import Recorder
@@ -41,7 +43,7 @@ from relaymta.settings import VERSION, Settings
 from relaymta.smtp.server import Peer, RelayFactory
 from relaymta.store.disk import RealDisk
 from relaymta.store.fleet import Fleet
-from relaymta.store.interfaces import OpenReport, SpoolLocked, Ticket
+from relaymta.store.interfaces import OpenReport, SpoolError, SpoolLocked, Ticket
 from relaymta.store.shards import Claim, claim, shard_path
 from relaymta.store.spool import SMALL_MAX, DiskSpool
 
@@ -113,7 +115,7 @@ class Relay:
     def _watch_drop(self) -> None:
         """One of all workers picks up what sendmail(1) left; another takes its place when it is gone."""
         try:
-            self._drop_claim = claim(RealDisk(), self.settings.drop)
+            self._drop_claim = claim(RealDisk(), os.path.join(self.settings.spool, "drop-watch"))
         except SpoolLocked:
             self._drop_later = self._reactor.callLater(DROP_AGAIN, self._watch_drop)
         else:
@@ -220,7 +222,12 @@ class Relay:
     def _adopt(self, arguments: Arguments) -> Deferred[Rows]:
         """For the parent: adopt a shard."""
         shard = int(arguments["shard"])
-        return self.adopt(shard).addCallback(lambda _: [{"adopted": shard}])
+
+        def failed(failure: Failure) -> Rows:
+            failure.trap(SpoolError)
+            raise CommandError(failure.getErrorMessage())
+
+        return self.adopt(shard).addCallbacks(lambda _: [{"adopted": shard}], failed)
 
     def _make_deliveries(self, settings: Settings) -> Deliveries:
         listening = [

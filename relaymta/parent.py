@@ -30,6 +30,7 @@ from relaymta.store.shards import shards
 from relaymta.worker import RETIRE_SECONDS, Orders
 from relaymta.workers import FIRST_FREE, Crew, Launch, Place, State
 
+ADOPT_AGAIN = 5.0  # seconds until a shard that could not be adopted is given away again; ours
 DRAIN_LIMIT = 75.0  # seconds that a worker may take to end: sessions, then deliveries, then the disk; ours
 
 RETIRE = SIGUSR2
@@ -58,6 +59,7 @@ class Parent:
         self._boards: dict[int, tuple[int, int]] = {}  # generation to its board's descriptor and columns
         self._copies: dict[int, int] = {}  # generation to its copy of the configuration
         self._shards: dict[Place, int] = {}
+        self._adopted: dict[int, Place] = {}  # shards beside a place's own, given to it
         self._fanout = Fanout(self._paths)
         steering = DaemonCommands(
             version=VERSION, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
@@ -92,6 +94,9 @@ class Parent:
         self._boards[generation] = (Board.make(size), size)
         self._copies[generation] = _copy(self._text)
         self._assign(generation, size)
+        if old is None:
+            for position, shard in enumerate(self._orphans()):
+                self._adopted[shard] = Place(generation, position % size)
         crew = Crew(self._reactor, generation, size, self._launch, self._ended, self._left)
 
         def serves(_: object) -> None:
@@ -115,6 +120,8 @@ class Parent:
         os.close(self._copies.pop(crew.generation))
         for place in [place for place in self._shards if place.generation == crew.generation]:
             del self._shards[place]
+        for shard in [shard for shard, place in self._adopted.items() if place.generation == crew.generation]:
+            del self._adopted[shard]
         self._give_away()
 
     def stop(self, reason: str) -> Deferred[None]:
@@ -141,29 +148,34 @@ class Parent:
 
     def _assign(self, generation: int, size: int) -> None:
         """Each place of a generation gets the lowest shard that no other living place has."""
-        taken = set(self._shards.values())
+        taken = {*self._shards.values(), *self._adopted}
         free = (number for number in range(1024) if number not in taken)
         for index in range(size):
             self._shards[Place(generation, index)] = next(free)
 
     def _orphans(self) -> list[int]:
-        """Shards on disk that belong to no place of a living generation."""
-        owned = set(self._shards.values())
+        """Shards on disk that belong to no place of a living generation, nor were given to one."""
+        owned = {*self._shards.values(), *self._adopted}
         found = [int(path.rpartition("-")[2]) for path in shards(RealDisk(), self._settings.spool)]
         return [number for number in found if number not in owned]
 
     def _give_away(self) -> None:
         crew = self._crew
-        paths = list(self._paths().values())
-        if crew is None or not paths:
+        if crew is None:
             return
-        for position, shard in enumerate(self._orphans()):
-            path = paths[position % len(paths)]
+        places = [worker.place for worker in crew.workers.values() if worker.state is State.SERVING]
+        for position, shard in enumerate(self._orphans() if places else []):
+            place = self._adopted[shard] = places[position % len(places)]
+            path = self._control_of(place)
             asked = deferToThread(ask, f"the worker at {path}", path, "adopt", {"shard": shard})
-            asked.addErrback(self._not_adopted, shard)
+            asked.addErrback(self._not_adopted, shard, place)
 
-    def _not_adopted(self, failure: Failure, shard: int) -> None:
+    def _not_adopted(self, failure: Failure, shard: int, place: Place) -> None:
+        """Mail that nobody looks after must not wait for the next reload."""
         self.ears.tell(events.SpoolFailed(str(shard), f"not adopted: {failure.getErrorMessage()}"))
+        if self._adopted.get(shard) == place:
+            del self._adopted[shard]
+            self._reactor.callLater(ADOPT_AGAIN, self._give_away)
 
     # Workers
 
@@ -174,8 +186,7 @@ class Parent:
         for child, (name, sock) in enumerate(self._sockets.items(), FIRST_FREE + 2):
             descriptors[child] = sock.fileno()
             sockets[name] = child
-        first = self._crew is None and not self._leaving
-        orphans = self._orphans()[place.index :: columns] if first else []
+        orphans = [shard for shard, owner in self._adopted.items() if owner == place]
         orders = Orders(
             configuration=FIRST_FREE,
             sockets=sockets,

@@ -146,11 +146,11 @@ class Guest:
 
     def rcpt(self, command: RcptCommand) -> Reply | None | Awaitable[Reply | None]:
         """RCPT: one more recipient, when it may be relayed to."""
-        address = command.address
-        if not address.domain:
-            address = self._house.manners.postmaster  # RFC 5321 §4.5.1
+        asked = address = command.address
+        if not asked.domain:  # RFC 5321 §4.5.1: <postmaster> is judged as such, wherever his mail goes
+            address = self._house.manners.postmaster
         recipient = Recipient(address, command.notify, command.orcpt)
-        judgement = self._house.manners.pipeline.rcpt(self._transaction, address)
+        judgement = self._house.manners.pipeline.rcpt(self._transaction, asked)
         if judgement is None:
             self._transaction.recipients.append(recipient)
             return None

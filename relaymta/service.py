@@ -24,12 +24,13 @@ from twisted.python.failure import Failure
 from relaymta import events
 from relaymta.config import ConfigError
 from relaymta.house import House, raise_limits
-from relaymta.net.listen import ListenError, bind
+from relaymta.net.listen import ListenError, bind, bind_endpoint
 from relaymta.parent import Parent
-from relaymta.settings import VERSION, Settings, load_settings
+from relaymta.settings import VERSION, Settings, doubts, load_settings, refusals
 from relaymta.smtp.settings import ListenerSettings
+from relaymta.store.disk import RealDisk
 from relaymta.store.interfaces import SpoolError
-from relaymta.store.shards import file_system, is_ephemeral
+from relaymta.store.shards import Claim, claim
 from relaymta.workers import WorkerFailed
 
 CONFIGURATION = "/etc/relaymta/relaymta.toml"
@@ -51,6 +52,11 @@ def makeService(options: Options) -> IService:
         settings = load_settings(options["config"]).settings
     except ConfigError as error:
         raise SystemExit(str(error)) from None
+    refused = [f"relaymta: {options['config']}: {key}: {text}" for key, text in refusals(settings)]
+    if refused:
+        raise SystemExit("\n".join(refused))
+    for key, text in doubts(settings):
+        sys.stderr.write(f"relaymta: {options['config']}: {key}: {text}\n")
     return Daemon(reactor, options["config"], settings)
 
 
@@ -63,6 +69,7 @@ class Daemon(Service):
         self._settings = settings
         self._sockets: dict[str, socket.socket] = {}
         self._inside: House | Parent | None = None
+        self._claim: Claim | None = None
         self._stopping = ""
 
     # Beginning
@@ -81,11 +88,11 @@ class Daemon(Service):
         raise_limits()
         try:
             _become(settings.user)
-            _check_spool(settings)
             os.makedirs(settings.spool, mode=0o711, exist_ok=True)
+            self._claim = claim(RealDisk(), settings.spool)  # one daemon, whatever its workers; ends with us
             self._inside = self._make_inside(settings)
             opening = self._inside.open(self._sockets)
-        except OSError as error:
+        except (OSError, SpoolError) as error:
             raise SystemExit(f"relaymta: {error}") from None
         self._reactor.callWhenRunning(self._listen_for_signals)
         opening.addCallbacks(self._started, self._give_up)
@@ -198,8 +205,7 @@ def _close(these: Mapping[str, socket.socket], but: Mapping[str, socket.socket])
 
 
 def _bind(listener: ListenerSettings) -> socket.socket:
-    assert listener.address is not None
-    return bind(listener.address)
+    return bind(listener.address) if listener.address is not None else bind_endpoint(reactor, listener.endpoint)
 
 
 def _place(listener: ListenerSettings) -> str:
@@ -207,28 +213,13 @@ def _place(listener: ListenerSettings) -> str:
 
 
 def _become(user: str) -> None:
-    """Give up root for `user`, whose groups come along. Raises OSError with a sentence for the operator."""
+    """Give up root for `user`, who exists, and whose groups come along. Raises OSError."""
     if os.getuid() != 0 or not user:
         return
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise OSError(
-            f'there is no user "{user}" to run as; make it (useradd --system {user}) or set `user` to another'
-        ) from None
+    entry = pwd.getpwnam(user)
     os.initgroups(user, entry.pw_gid)
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-
-
-def _check_spool(settings: Settings) -> None:
-    """A container made anew must not lose the queue. Raises OSError."""
-    if is_ephemeral(settings.spool) and not settings.ephemeral_spool:
-        kind = file_system(settings.spool)
-        raise OSError(
-            f"the spool {settings.spool} is on {kind}, which a restart empties: put it on a disk or a volume, "
-            "or set `ephemeral_spool = true` if mail may be lost"
-        )
 
 
 def _exit_with_1() -> None:

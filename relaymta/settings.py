@@ -42,13 +42,11 @@ NOT_YET = "is not available in this version"
 
 # Named in the documents, and known to a later version: said so, rather than ignored or called a slip.
 ABSENT = {
-    "listener.endpoint": f"{NOT_YET}: write an address",
     "account": f"{NOT_YET}: there is no log-in at next hops",
     "route.account": f"{NOT_YET}: there is no log-in at next hops",
     "route.login": f"{NOT_YET}: clients cannot log in",
     "tls": f"{NOT_YET}: listeners speak no TLS",
     "users": f"{NOT_YET}: clients cannot log in",
-    "admin.http": f"{NOT_YET}: there is no console",
 }
 
 
@@ -143,9 +141,13 @@ class LogTable:
 
 @frozen(slots=True)
 class AdminTable:
-    """The [admin] table. `group`: who may use the control socket beside the daemon's user; "" is nobody."""
+    """The [admin] table. `group`: who may use the control socket beside the daemon's user; "" is nobody.
+
+    `http` is kept for the console: this version says that it serves nothing there.
+    """
 
     socket: str = field(default=SOCKET, validator=_not_empty)
+    http: str = ""
     group: str = ""
     history: int = field(default=20_000, validator=validators.ge(0))
 
@@ -346,6 +348,8 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
     facts = os.statvfs(place)
     if facts.f_bavail * facts.f_frsize < settings.queue.min_free:
         yield "queue.min_free", f"there is less free space at {place} now: all mail would be refused"
+    if settings.admin.http:
+        yield "admin.http", f"the console {NOT_YET}: nothing is served there"
 
 
 def _nearest(path: str) -> str:

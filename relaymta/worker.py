@@ -86,7 +86,8 @@ class _Parent:
         self._gone("the parent is gone")
 
     def connectionLost(self, reason: Failure) -> None:
-        """The pipe ended."""
+        """The same, as epoll says it: a pipe that was hung up has nothing to be read."""
+        self._gone("the parent is gone")
 
 
 class Worker:

@@ -54,7 +54,7 @@ def imported(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_each_library_has_one_door(door: str) -> None:
-    """The reactor is imported in the two programs (service.py, worker.py) alone, twisted.mail.smtp and twisted.names in their shells."""
+    """The reactor is imported where a process begins, twisted.mail.smtp and twisted.names in their shells."""
     found = {
         short(path) for path in sources() for name in imported(path) if f"{name}.".startswith(f"{door}.")
     }

@@ -116,11 +116,14 @@ class ControlSession(LineOnlyReceiver):
         self._answer: _Answer | None = None
         self._running: Deferred[Any] | None = None
         self._caller = ""
+        self._trusted = False
 
     def connectionMade(self) -> None:
         """Learn who is calling: the kernel knows, the peer need not be asked."""
         handle = getattr(self.transport, "getHandle", None)
-        self._caller = _caller(handle()) if handle is not None else ""
+        if handle is not None:
+            uid = _caller_id(handle())
+            self._caller, self._trusted = _user_name(uid), uid == os.geteuid()
 
     def lineReceived(self, line: bytes) -> None:
         """Take one request; it waits while another is answered."""
@@ -167,7 +170,9 @@ class ControlSession(LineOnlyReceiver):
             self.transport.write(encode({"error": str(error)}))
             self._next()
             return
-        self._running = maybeDeferred(_settled, command, {**arguments, "by": self._caller})
+        asker = arguments.pop("for", None)  # our own parent says for whom it asks
+        by = asker if self._trusted else None
+        self._running = maybeDeferred(_settled, command, {**arguments, "by": by or self._caller})
         self._running.addCallbacks(self._answered, self._failed)
 
     def _answered(self, rows: Rows) -> None:
@@ -206,18 +211,23 @@ def _request(line: bytes, commands: Mapping[str, Command]) -> tuple[Command, dic
     return commands[name], arguments
 
 
-def _caller(handle: socket.socket) -> str:
-    """The name of the user at the other end, from the kernel (unix(7), SO_PEERCRED); "" when unknown."""
+def _caller_id(handle: socket.socket) -> int:
+    """The user id of the peer, from the kernel (unix(7), SO_PEERCRED); -1 when unknown."""
     if not hasattr(socket, "SO_PEERCRED"):
-        return ""
+        return -1
     try:
-        _, uid, _ = struct.unpack("3i", handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        uid: int = struct.unpack("3i", handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
     except (OSError, AttributeError):
-        return ""
+        return -1
+    return uid
+
+
+def _user_name(uid: int) -> str:
+    """The name of a user, or the number; "" for -1."""
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    except (KeyError, OverflowError):
+        return str(uid) if uid >= 0 else ""
 
 
 class ControlFactory(Factory):

@@ -218,10 +218,11 @@ class DropWatcher:
 def prepare(directory: str) -> None:
     """Make the directory and its `bad/`. Raises OSError.
 
-    A directory that is already there keeps its mode: the operator may have given it to a group.
+    One that others than its owner may write into keeps its mode: the operator may have given it to a group. One that
+    only its owner may write into (as mkdir makes it) becomes everybody's to leave mail in.
     """
-    if not os.path.isdir(directory):
-        os.makedirs(directory, exist_ok=True)
+    os.makedirs(directory, exist_ok=True)
+    if not os.stat(directory).st_mode & 0o022:
         os.chmod(directory, DIRECTORY_MODE)
     os.makedirs(os.path.join(directory, BAD), mode=0o700, exist_ok=True)
 

@@ -41,7 +41,10 @@ class Fanout:
         }
 
     def _chain(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
-        for name, path in self._paths().items():
+        paths = self._paths()
+        if not paths:
+            raise CommandError("no worker serves at the moment")
+        for name, path in paths.items():
             yield from _ask(name, path, command, arguments)
 
     def _listing(self, arguments: Arguments) -> Rows:
@@ -127,7 +130,8 @@ def _ask(name: str, path: str, command: str, arguments: Arguments) -> Iterator[I
 
 
 def _said(arguments: Arguments) -> dict[str, Any]:
-    return {key: value for key, value in arguments.items() if key != "by"}
+    """The arguments for a worker, which learns from the kernel that the parent asks, and from us for whom."""
+    return {**{key: value for key, value in arguments.items() if key != "by"}, "for": arguments.get("by", "")}
 
 
 def _rows(link: socket.socket, name: str) -> Iterator[Item | None]:

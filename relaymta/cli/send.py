@@ -9,10 +9,12 @@ import getpass
 import smtplib
 import socket
 from argparse import Namespace
+from contextlib import closing, suppress
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 
+from relaymta.cli.composing import MessageError, qualified
 from relaymta.cli.installation import Installation, connectable, look
 from relaymta.cli.output import CommandFailedError, print_json
 
@@ -22,7 +24,13 @@ TIMEOUT = 30.0  # seconds for each step
 def run(arguments: Namespace) -> int:
     """Send it, and say what the server said."""
     installation = look(arguments.config)
-    message = compose(arguments, installation.hostname)
+    hostname = installation.hostname
+    try:
+        sender = qualified(arguments.sender or getpass.getuser(), hostname)
+        recipients = [str(qualified(one, hostname)) for one in arguments.to]
+    except MessageError as error:
+        raise CommandFailedError(str(error)) from None
+    message = compose(arguments, str(sender), recipients, hostname)
     server = _server(arguments.server, installation)
     where = arguments.server or server
     try:
@@ -30,7 +38,7 @@ def run(arguments: Namespace) -> int:
     except ValueError as error:
         raise CommandFailedError(str(error)) from None
     try:
-        said = _talk(place, message, arguments)
+        said = _talk(place, message, str(sender), recipients)
     except smtplib.SMTPRecipientsRefused as error:
         refused = [f"{address}: {_text(code, text)}" for address, (code, text) in error.recipients.items()]
         raise CommandFailedError("; ".join(refused)) from None
@@ -39,17 +47,17 @@ def run(arguments: Namespace) -> int:
     except (smtplib.SMTPException, OSError, UnicodeError) as error:
         raise CommandFailedError(f"no mail can be handed to {where}: {error}; is relaymta running?") from None
     if arguments.json:
-        print_json([{"server": str(where), "reply": said, "to": arguments.to}])
+        print_json([{"server": str(where), "reply": said, "to": recipients}])
     else:
         print(f"{where} said: {said}")
     return 0
 
 
-def compose(arguments: Namespace, hostname: str) -> EmailMessage:
+def compose(arguments: Namespace, sender: str, recipients: list[str], hostname: str) -> EmailMessage:
     """The test message."""
     message = EmailMessage()
-    message["From"] = arguments.sender or f"{getpass.getuser()}@{hostname}"
-    message["To"] = ", ".join(arguments.to)
+    message["From"] = sender
+    message["To"] = ", ".join(recipients)
     message["Subject"] = arguments.subject or "A test message from relaymta"
     message["Date"] = formatdate()
     message["Message-ID"] = make_msgid(domain=hostname)
@@ -66,24 +74,29 @@ def _server(named: str | None, installation: Installation) -> str:
     raise CommandFailedError(f"{installation.file} has no listener that speaks without TLS; name one with --server")
 
 
-def _talk(place: tuple[str, int] | str, message: EmailMessage, arguments: Namespace) -> str:
+def _talk(place: tuple[str, int] | str, message: EmailMessage, sender: str, recipients: list[str]) -> str:
     client = _UnixSMTP(place) if isinstance(place, str) else smtplib.SMTP(*place, timeout=TIMEOUT)
-    with client:
+    with closing(client):
         client.ehlo_or_helo_if_needed()
-        code, said = client.mail(message["From"])
-        if code != 250:
-            raise smtplib.SMTPResponseException(code, said)
+        _expect(client.mail(sender), 250)
         refused = {}
-        for recipient in arguments.to:
+        for recipient in recipients:
             code, said = client.rcpt(recipient)
             if code not in (250, 251):
                 refused[recipient] = (code, said)
         if refused:
             raise smtplib.SMTPRecipientsRefused(refused)
-        code, said = client.data(message.as_bytes(policy=SMTP))
-        if code != 250:
-            raise smtplib.SMTPResponseException(code, said)
-        return _text(code, said)
+        taken = _expect(client.data(message.as_bytes(policy=SMTP)), 250)
+        with suppress(smtplib.SMTPException, OSError):
+            client.quit()  # what it says to that changes nothing
+        return taken
+
+
+def _expect(answer: tuple[int, bytes], wanted: int) -> str:
+    code, said = answer
+    if code != wanted:
+        raise smtplib.SMTPResponseException(code, said)
+    return _text(code, said)
 
 
 class _UnixSMTP(smtplib.SMTP):

@@ -97,10 +97,10 @@ def read_options(words: Sequence[str]) -> Request:
     except getopt.GetoptError as error:
         raise UsageError(str(error)) from None
     request = Request(recipients=recipients)
-    if len(kept) < len(words) and not recipients and not options:
-        request.mode = "i"  # "sendmail -q": the daemon looks after its queue itself
     for option, value in options:
         _take(request, option, value)
+    if len(kept) < len(words) and not recipients and not request.from_header and request.mode == "m":
+        request.mode = "i"  # "sendmail -q": the daemon looks after its queue itself
     return request
 
 

@@ -49,7 +49,9 @@ def _stats(path: str, arguments: Namespace) -> int:
         print_json(rows)
         return 0
     for row in rows:
-        print(f"relaymta {row['version']}, process {row['pid']}, up {age(row['uptime'])}\n")
+        pids = row["pid"] if isinstance(row["pid"], list) else [row["pid"]]
+        which = f"process{'es' * (len(pids) != 1)} {', '.join(map(str, pids))}"
+        print(f"relaymta {row['version']}, {which}, up {age(row['uptime'])}\n")
         print_table(FACTS, _facts(row["queue"]))
         lanes = row["lanes"]
         if lanes["fullest"]:

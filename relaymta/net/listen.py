@@ -6,13 +6,23 @@ How an address is written is left to config.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 from contextlib import suppress
+from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+)
 from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import ServerFactory
+from twisted.python.failure import Failure
 
 from relaymta.config import SocketAddress
 from relaymta.net.eager import EagerServer
@@ -65,6 +75,31 @@ def _clear_stale(path: str) -> None:
                 os.unlink(path)
             except BlockingIOError:
                 return
+
+
+def bind_endpoint(reactor: Any, text: str) -> socket.socket:
+    """A listening socket for a Twisted endpoint, such as "systemd:domain=INET:index=0". Raises ListenError.
+
+    TCP alone, and what systemd or a file descriptor hands over: TLS is the listener's business, and a UNIX socket has
+    an address of its own in the configuration.
+    """
+    try:
+        endpoint = serverFromString(reactor, text)
+    except Exception as error:
+        raise ListenError(errno.EINVAL, f'endpoint "{text}": {error}') from error
+    if not isinstance(endpoint, (TCP4ServerEndpoint, TCP6ServerEndpoint, AdoptedStreamServerEndpoint)):
+        raise ListenError(errno.EINVAL, f'endpoint "{text}": only tcp, tcp6, systemd and fd can be listened on')
+    ports: list[Any] = []
+    failures: list[Failure] = []
+    listening: Deferred[Any] = endpoint.listen(ServerFactory())  # type: ignore[no-untyped-call]
+    listening.addCallbacks(ports.append, failures.append)
+    if not ports:
+        why = failures[0].getErrorMessage() if failures else "it does not listen at once"
+        raise ListenError(errno.EADDRNOTAVAIL, f'endpoint "{text}": {why}')
+    sock: socket.socket = ports[0].socket.dup()
+    ports[0].stopListening()
+    sock.setblocking(False)
+    return sock
 
 
 def serve(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory) -> IListeningPort:

@@ -150,6 +150,15 @@ def sync_folder(disk: Disk, path: str) -> None:
         disk.close(fd)
 
 
+def sync_everything(disk: Disk, path: str) -> None:
+    """Put the file system that a folder lies on, names and data, on stable storage. Raises OSError."""
+    fd = disk.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        disk.syncfs(fd)
+    finally:
+        disk.close(fd)
+
+
 def explain(error: OSError) -> str:
     """An OSError in words for an operator."""
     text = error.strerror or str(error)

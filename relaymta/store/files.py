@@ -89,15 +89,28 @@ class Files:
             return None
         queue_id = ticket.queue_id
         tended = self._tended.get(queue_id)
-        if queue_id in self._index or (tended is not None and (tended.known or tended.gone)):
-            return None
         if tended is not None:
-            tended.known = True
-            return ticket
+            known, tended.known = tended.known or tended.gone, True
+            return None if known else ticket
+        known_as = self._index.get(queue_id)
+        if known_as is not None:
+            self._twin(folder, name, known_as)
+            return None
         if folder != self._shelf.folder(queue_id):  # a hand has put it there
             self._disk.rename(f"{folder}/{name}", self._shelf.path(name))
         self._index.set(queue_id, name)
         return ticket
+
+    def _twin(self, folder: str, name: str, known_as: str) -> None:
+        # A message that is known under another name: this one is no more (a listing may be late), or it is a second.
+        if name == known_as:
+            return
+        path = f"{folder}/{name}"
+        try:
+            self._disk.close(self._disk.open(path, os.O_RDONLY))
+        except FileNotFoundError:
+            return
+        self._set_aside(path, f"the message has another file, {known_as}")
 
     def note(self, queue_id: str, line: bytes, waits: Deferred[None] | None) -> None:
         """Append a line; synced, and `waits` told, if somebody waits for it. Raises KeyError."""

@@ -297,6 +297,8 @@ class Ledger:
 
     def _relieved(self, done: None) -> None:
         self._relieving -= 1
+        if not self._relieving:
+            self._relieve()
 
     def _unrelieved(self, failure: Failure) -> None:
         self._relieving -= 1

@@ -106,8 +106,7 @@ def _survivors(disk: Disk, result: Replay) -> list[Survivor]:
     found: dict[str, Survivor] = {}
     settled: set[str] = set()
     for old, reading, end in reversed(readings):
-        if old.number >= floor:
-            _follow(old, reading.upto(end), found, settled)
+        _follow(old, reading.upto(end), found, settled)
     return [survivor for queue_id, survivor in found.items() if queue_id not in settled]
 
 

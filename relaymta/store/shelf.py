@@ -20,11 +20,11 @@ from typing import Protocol
 from attrs import define, field, frozen
 
 from relaymta.store import names, queuefile
-from relaymta.store.disk import Disk, sync_folder, write_all
+from relaymta.store.disk import Disk, sync_everything, sync_folder, write_all
 from relaymta.store.interfaces import SpoolError
 
 VERSION = 1
-FEW = 8  # files; below, an fsync each is as fast as one syncfs and spares other writers (measured on ext4)
+FEW = 8  # files or folders; below, an fsync each is as fast as one syncfs and spares other writers (measured, ext4)
 STALE = 86400.0  # seconds until a file in tmp/ is swept
 
 
@@ -214,15 +214,21 @@ class Shelf:
         for at, placement in enumerate(batch):
             if failures[at] is None:
                 placed.setdefault(self.folder(placement.queue_id), []).append(at)
+        if len(placed) >= FEW and self._disk.has_syncfs:
+            everywhere = [at for inside in placed.values() for at in inside]
+            placed = {next(iter(placed)): everywhere}
+            sync = sync_everything
+        else:
+            sync = sync_folder
         for folder, inside in placed.items():
             try:
-                sync_folder(self._disk, folder)
+                sync(self._disk, folder)
             except OSError as error:
                 for at in inside:
                     failures[at] = error
                     self.discard(self.path(batch[at].name))
                 with suppress(OSError):  # that they are gone is worth a try: a refused message must not come back
-                    sync_folder(self._disk, folder)
+                    sync(self._disk, folder)
 
     def _close(self, placement: Placement) -> None:
         with suppress(OSError):  # a close cannot undo a sync

@@ -6,10 +6,11 @@ import itertools
 import json
 import os
 import pwd
+import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
@@ -235,7 +236,9 @@ class OnTheSocket(TestCase):
     """The socket itself."""
 
     def setUp(self) -> None:
-        self.path = os.path.join(self.mktemp(), "control.sock")
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        self.path = os.path.join(folder, "run", "control.sock")
         self.told: list[Event] = []
 
     def control(self, group: str = "", path: str = "", **commands: Any) -> ControlSocket:
@@ -267,6 +270,11 @@ class OnTheSocket(TestCase):
         left.close()
         self.control()
 
+    def test_the_path_may_be_relative(self) -> None:
+        """A checkout's quick start has its socket under var/."""
+        self.control(path=os.path.relpath(self.path))
+        assert os.path.exists(self.path)
+
     def test_a_living_daemons_socket_is_not_touched(self) -> None:
         """A second daemon is refused, and the first goes on answering."""
         self.control()
@@ -295,6 +303,17 @@ class OnTheSocket(TestCase):
         assert asked == [pwd.getpwuid(os.getuid()).pw_name]
         await talk.leave()
 
+    async def test_our_own_parent_says_for_whom_it_asks(self) -> None:
+        """What is asked with "for" by the daemon's own user is told as that person's."""
+        asked: list[Any] = []
+        self.control(hold=lambda arguments: [asked.append(arguments["by"])])
+        talk = Reader()
+        await connect(self.path, talk)
+        talk.transport.write(b'{"command": "hold", "arguments": {"for": "ann"}}\n')
+        await talk.line
+        assert asked == ["ann"]
+        await talk.leave()
+
     async def test_a_reader_that_stops_stops_the_rows(self) -> None:
         """Over a real socket: a peer that does not read lets only what the kernel buffers be made."""
         made = itertools.count()
@@ -307,7 +326,7 @@ class OnTheSocket(TestCase):
         before = -1
         for _ in range(2000):  # turns of the reactor, until no more rows are made
             turn: Deferred[None] = Deferred()
-            reactor.callLater(0, turn.callback, None)  # type: ignore[attr-defined]
+            reactor.callLater(0, turn.callback, None)
             await turn
             now = next(made)
             if now == before + 1 and _ > 500:
@@ -343,12 +362,3 @@ def connect(path: str, reader: Reader) -> Deferred[Any]:
     from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 
     return connectProtocol(UNIXClientEndpoint(reactor, path), reader)
-
-
-def test_the_path_of_a_socket_may_be_relative(tmp_path: Path, monkeypatch: Any) -> None:
-    """A checkout's quick start has its socket under var/."""
-    monkeypatch.chdir(tmp_path)
-    control = ControlSocket(reactor, "control.sock", {}, lambda event: None)
-    control.open()
-    assert (tmp_path / "control.sock").exists()
-    control.close()

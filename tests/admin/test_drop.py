@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,15 @@ def test_the_directory_is_made_for_all_to_write_and_nobody_to_list(tmp_path: Pat
     assert (path / "bad").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_directory_that_somebody_made_private_is_opened(tmp_path: Path) -> None:
+    """Whoever made it first, users must be able to leave mail."""
+    path = tmp_path / "drop"
+    path.mkdir(mode=0o700)
+    prepare(str(path))
+    assert path.stat().st_mode & 0o7777 == DIRECTORY_MODE
+
+
+def test_a_directory_of_a_group_keeps_its_mode(tmp_path: Path) -> None:
     """The operator may have given it to a group."""
     path = tmp_path / "drop"
     path.mkdir(mode=0o730)
@@ -326,7 +336,9 @@ class ForReal(TestCase):
         """sendmail's datagram is heard, and a socket that a crash left is no hindrance."""
         from relaymta.cli.sendmail import _poke
 
-        directory = Path(self.mktemp())
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        directory = Path(folder, "drop")
         prepare(str(directory))
         (directory / ".poke").write_bytes(b"left by a former daemon")
         arrived: Deferred[bytes] = Deferred()
@@ -335,11 +347,11 @@ class ForReal(TestCase):
             arrived.callback(octets)
             return succeed(None)
 
-        watcher = DropWatcher(reactor, str(directory), accept, lambda event: None, reactor.seconds, 1000)  # type: ignore[attr-defined]
+        watcher = DropWatcher(reactor, str(directory), accept, lambda event: None, reactor.seconds, 1000)
         watcher.start()
         self.addCleanup(watcher.stop)
-        before = reactor.seconds()  # type: ignore[attr-defined]
+        before = reactor.seconds()
         leave(str(directory), PLAIN, b"poked")
         _poke(str(directory / ".poke"))
         assert await arrived == b"poked"
-        assert reactor.seconds() - before < SCAN_SECONDS  # type: ignore[attr-defined]
+        assert reactor.seconds() - before < SCAN_SECONDS

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymta.admin import dropfile
 from relaymta.admin.dropfile import DropError, Submission, leave, read
 from relaymta.mail.address import Address
 from relaymta.mail.envelope import Body, Notify, Ret
@@ -75,7 +74,7 @@ def test_the_order_is_write_sync_rename_sync(tmp_path: Path) -> None:
             calls.append(name)
             return real(*arguments, **more)
 
-        return patch.object(dropfile.os, name, call)
+        return patch.object(os, name, call)
 
     with watched("write"), watched("fsync"), watched("rename"):
         leave(str(tmp_path), PLAIN, MESSAGE)
@@ -96,7 +95,7 @@ def test_a_call_that_fails_leaves_nothing_and_is_told(tmp_path: Path, call: str,
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*arguments, **more)
 
-    with patch.object(dropfile.os, call, failing):
+    with patch.object(os, call, failing):
         try:
             leave(str(tmp_path), PLAIN, MESSAGE)
         except OSError:
@@ -124,7 +123,7 @@ def test_a_crash_at_any_step_leaves_a_whole_message_or_none(tmp_path: Path, cut:
             count += 1
             return real(*arguments, **more)
 
-        return patch.object(dropfile.os, name, call)
+        return patch.object(os, name, call)
 
     with step("write"), step("fsync"), step("rename"), pytest.raises(Killed):
         leave(str(tmp_path), PLAIN, MESSAGE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import tempfile
 from typing import Any
 
 from twisted.internet import reactor
@@ -47,8 +48,8 @@ class FanoutTests(TestCase):
 
     def setUp(self) -> None:
         """Two workers: one has A and B, the other has C."""
-        folder = os.path.relpath(self.mktemp())
-        os.makedirs(folder)
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
         self.paths = {"worker 0": f"{folder}/0", "worker 1": f"{folder}/1"}
         for path, commands in zip(self.paths.values(), (worker("0", ["A", "B"]), worker("1", ["C"])), strict=True):
             control = ControlSocket(reactor, path, commands, lambda event: None)

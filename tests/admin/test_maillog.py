@@ -12,7 +12,6 @@ from unittest.mock import patch
 import pytest
 from twisted.internet.task import Clock
 
-from relaymta.admin import maillog
 from relaymta.admin.maillog import FLUSH_OCTETS, FLUSH_SECONDS, KEEP_OCTETS, Format, MailLog
 from relaymta.events import LaneResumed, MessageAccepted, RecipientSettled
 
@@ -141,7 +140,7 @@ def test_an_old_file_is_better_than_none(file: Path, clock: Clock) -> None:
 def test_a_full_disk_never_hurts_mail_and_loses_no_line_for_a_while(file: Path, clock: Clock) -> None:
     """A write that fails is tried again; nothing is raised, and the lines come in order."""
     log = log_at(file, clock)
-    with patch.object(maillog.os, "write", side_effect=OSError(errno.ENOSPC, "No space left")):
+    with patch.object(os, "write", side_effect=OSError(errno.ENOSPC, "No space left")):
         log(LaneResumed("one"))
         clock.advance(FLUSH_SECONDS)
         log(LaneResumed("two"))
@@ -162,9 +161,9 @@ def test_a_short_write_is_continued_where_it_ended(file: Path, clock: Clock) -> 
         answer = next(answers, None)
         if isinstance(answer, OSError):
             raise answer
-        return real(fd, octets[:answer] if answer else octets)
+        return real(fd, octets[:answer] if isinstance(answer, int) else octets)
 
-    with patch.object(maillog.os, "write", stingy):
+    with patch.object(os, "write", stingy):
         log(EVENT)
         clock.advance(FLUSH_SECONDS)
         clock.advance(1)
@@ -177,7 +176,7 @@ def test_what_is_given_up_is_counted(file: Path, clock: Clock) -> None:
     log = log_at(file, clock)
     line = LaneResumed("x" * 1000)
     wrote = KEEP_OCTETS // 1000 + 500
-    with patch.object(maillog.os, "write", side_effect=OSError(errno.ENOSPC, "No space left")):
+    with patch.object(os, "write", side_effect=OSError(errno.ENOSPC, "No space left")):
         for _ in range(wrote):
             log(line)
         log.flush()

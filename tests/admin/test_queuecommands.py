@@ -24,9 +24,10 @@ class House(Rig):
 
     def ask(self, command: str, **arguments: Any) -> list[Any]:
         """The rows of an answer, less the breaths, as a client would read them."""
-        rows = [row for row in self.commands[f"queue.{command}"](arguments) if row is not None]  # type: ignore[union-attr]
+        answer: Any = self.commands[f"queue.{command}"](arguments)
+        rows = [row for row in answer if row is not None]
         self.settle_down()
-        return json.loads(json.dumps(rows))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(rows))
 
     def ids(self, **arguments: Any) -> set[str]:
         """Which messages a filter means."""
@@ -145,7 +146,8 @@ def test_the_whole_queue_is_meant_only_when_it_is_said(house: House, command: st
     """No filter is no permission: all of them wants "all"."""
     house.submit()
     house.settle_down()
-    for arguments in ({}, {"all": "yes"}, {"held": None}, {"ids": []}):
+    vague: list[dict[str, Any]] = [{}, {"all": "yes"}, {"held": None}, {"ids": []}]
+    for arguments in vague:
         with pytest.raises(CommandError, match="--all"):
             house.ask(command, **arguments)
     assert len(house.ids()) == 1

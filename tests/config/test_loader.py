@@ -75,7 +75,7 @@ class House:
     share: float = 0.5
     on: bool = False
     either: int | str = 0
-    words: Words = field(default=Words(), converter=Words.read)
+    words: Words = field(default=Words(), converter=lambda value: Words.read(value))
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
     ports: tuple[Port, ...] = field(default=(), metadata={"key": "port"})
     queue: Waiting = field(factory=Waiting)

@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from twisted.internet import reactor
 
 from relaymta.config import SocketAddress
-from relaymta.net.listen import ListenError, bind
+from relaymta.net.listen import ListenError, bind, bind_endpoint
 
 
 def test_ipv4_and_ipv6_wildcards_stand_beside_each_other() -> None:
@@ -46,3 +47,16 @@ def test_a_file_is_never_removed_for_a_socket(tmp_path: Path) -> None:
     with pytest.raises(ListenError):
         bind(SocketAddress(path=str(path)))
     assert path.read_text() == "mine"
+
+
+def test_an_endpoint_of_twisted_gives_a_socket() -> None:
+    """`endpoint = "tcp:..."` is bound like an address, and can be handed to workers."""
+    with bind_endpoint(reactor, "tcp:0:interface=127.0.0.1") as sock, socket.create_connection(sock.getsockname()):
+        assert sock.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("text", ["nonsense", "unix:/tmp/x", "tcp:port=x", "ssl:0:privateKey=none"])
+def test_an_endpoint_that_cannot_be_is_a_clear_error(text: str) -> None:
+    """What cannot be listened on names the endpoint."""
+    with pytest.raises(ListenError, match=f'endpoint "{text}'):
+        bind_endpoint(reactor, text)

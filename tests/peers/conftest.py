@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.peers.client import Load
 from tests.peers.daemon import Daemon
+from tests.peers.postbox import Answer, Postbox, welcome
 from tests.peers.programs import SmtpSink, SmtpSource, Swaks, program
 
 
@@ -52,3 +55,31 @@ def relay(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     yield start
     for daemon in started:
         daemon.stop()
+
+
+@pytest.fixture
+def postbox() -> Iterator[Callable[..., Postbox]]:
+    """Starts servers of our own: postbox(answer, host="127.0.0.151", port=25). All are ended after the test."""
+    started: list[Postbox] = []
+
+    def start(answer: Answer = welcome, host: str = "127.0.0.1", port: int = 0) -> Postbox:
+        started.append(Postbox(answer, host, port).start())
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[..., Load]]:
+    """Starts loads: load(port, messages=2000). All are ended after the test."""
+    started: list[Load] = []
+
+    def start(port: int, first: int = 0, **settings: Any) -> Load:
+        started.append(Load(port, **settings))
+        return started[-1].start(first)
+
+    yield start
+    for one in started:
+        one.stop()

@@ -7,6 +7,7 @@ test with the reason where a program is not installed.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from attrs import define, field, frozen
+
+_PORTS = range(10_240, 32_768)  # below those that Linux gives to clients: a server can be started there again
 
 
 def program(name: str, package: str) -> str:
@@ -27,17 +30,24 @@ def program(name: str, package: str) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port of `host` that nobody listens on at this moment."""
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    """A port of `host` that nobody listens on at this moment, and that the kernel gives to no client meanwhile."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as sock:
+            try:
+                sock.bind((host, port))
+            except OSError:
+                continue
+            return port
 
 
-def wait_until(what: str, ready: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Ask `ready` again and again; AssertionError says what did not come in time."""
+def wait_until(
+    what: str, ready: Callable[[], bool], seconds: float = 20.0, instead: Callable[[], str] = lambda: ""
+) -> None:
+    """Ask `ready` again and again; AssertionError says what did not come in time, and what was there `instead`."""
     end = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s; {instead()}"
         time.sleep(0.02)  # another program's state: there is nothing to be told by
 
 

@@ -342,6 +342,8 @@ class SimDisk:
                 home, link = change.twin
                 if link in home.pending and not kept(link):
                     continue  # never only the half that takes away
+            if change.name is not None and change.gone is not None and change.gone not in names:
+                continue  # a rename of what was never there
             if kept(change):
                 change.apply(names)
         copy = Folder()

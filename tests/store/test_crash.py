@@ -58,6 +58,12 @@ def day(world: World) -> None:
     for number in range(10):
         world.park(f"D{number}", due=1000 + number)
     world.pump()
+    for number in range(12):  # and in as many folders
+        world.append(f"F{number}", size=300)
+    world.pump()
+    for number in range(12):
+        world.park(f"F{number}", due=1000 + number)
+    world.pump()
     world.note_durably("D3", b"removed by the operator")
     world.finish("D4")
     world.pump()
@@ -69,7 +75,9 @@ def trouble(world: World, seed: int) -> None:
     random = Random(seed)
 
     def fail(call: str, number: int) -> int | str | None:
-        if call not in WRITING or random.random() > 0.04:
+        # Not unlink: a file whose sync failed and that cannot be removed either is two failures for one message,
+        # and stays. That it fails alone is among the failing calls.
+        if call not in WRITING - {"unlink"} or random.random() > 0.04:
             return None
         ways: list[int | str] = [errno.EIO, errno.ENOSPC]
         return random.choice([*ways, "short"] if call in ("write", "pwritev") else ways)
@@ -118,7 +126,7 @@ def cut_everywhere(
 @pytest.mark.parametrize("part", range(8))
 def test_a_cut_at_every_system_call_loses_nothing(part: int) -> None:
     """At whatever call the power is cut, each acknowledged message is there once, byte for byte, with its notes."""
-    world = World(SimDisk(block=4096 if part % 2 else 512))
+    world = World(SimDisk(block=4096 if part % 2 else 512), folders=2 if part < 4 else 24)
     cuts = cut_everywhere(world, FATES, part, 8)
     world.open()
     day(world)

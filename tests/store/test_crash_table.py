@@ -232,6 +232,23 @@ def test_a_message_with_two_names_keeps_one() -> None:
     assert list(check(after, world.model)) == ["A"]
 
 
+def test_a_second_file_of_a_message_that_waits_goes_to_corrupt_and_is_told() -> None:
+    """A hand has copied it: one is delivered, the other is kept and told of, whichever is listed first."""
+    world = accepted("A")
+    world.park("A", due=300)
+    world.pump()
+    world.fired(world.spool.close())
+    (path,) = queue_files(world)
+    copy = world.disk.open(path.replace(",300,", ",400,"), 0o101)
+    world.disk.write(copy, bytes(world.disk.octets(path)))
+    after = reborn(world, Fate.EVERYTHING)
+    after.open()
+    (ticket,) = after.spool.waiting()
+    ((kept, why),) = after.corrupt
+    assert "another file" in why and kept.startswith(f"{SHARD}/corrupt/A,")
+    assert ticket.queue_id == "A" and len(queue_files(after)) == 1
+
+
 def test_file_in_tmp_is_swept_when_older_than_a_day() -> None:
     """It was never acknowledged; a younger one is left alone."""
     world = accepted("A")

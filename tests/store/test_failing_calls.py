@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -44,6 +46,11 @@ def test_each_call_fails_once_and_nothing_acknowledged_is_lost(way: int | str, p
             check(after, world.model)
 
 
+def fails_at(at: int, call: str, number: int) -> int | None:
+    """EIO at one call."""
+    return errno.EIO if number == at else None
+
+
 def test_each_call_of_an_opening_fails_once_and_the_next_opening_finds_everything() -> None:
     """A shard that cannot be opened says so, gives up its lock, and is whole when the disk is."""
     before = World(SimDisk())
@@ -55,7 +62,7 @@ def test_each_call_of_an_opening_fails_once_and_the_next_opening_finds_everythin
     failed = 0
     for at in range(1, 400):
         disk = left.crash(Fate.EVERYTHING)
-        disk.failing = lambda call, number, at=at: errno.EIO if number == at else None
+        disk.failing = partial(fails_at, at)
         world = World(disk)
         try:
             world.open()
@@ -72,7 +79,7 @@ def test_each_call_of_an_opening_fails_once_and_the_next_opening_finds_everythin
     assert failed > 20
 
 
-def answered(world: World, answer: Deferred[object]) -> object:
+def answered(world: World, answer: Deferred[Any]) -> object:
     """What a Deferred gave by now: a result, or an exception."""
     results: list[object] = []
     answer.addBoth(results.append)
@@ -128,7 +135,7 @@ def test_sync_that_fails_again_in_a_new_segment_refuses_mail_and_says_why() -> N
     assert isinstance(answered(world, world.spool.append("C", b"head", b"content", Schedule(1))), SpoolError)
     incoming = world.spool.receive("L", b"head", Schedule(1))
     incoming.write(b"content")
-    assert isinstance(answered(world, incoming.commit()), SpoolError)  # type: ignore[arg-type]
+    assert isinstance(answered(world, incoming.commit()), SpoolError)
     assert len(world.disk.calls) == calls
     assert world.spool.load("A").head == world.model["A"].head
     assert answered(world, world.spool.park("A", Schedule(7))) is None  # files can still be made
@@ -270,3 +277,90 @@ def test_a_bug_in_the_clerk_answers_everyone() -> None:
     failed = answered(world, world.spool.park("A", Schedule(1)))
     assert isinstance(failed, SpoolError) and "bug" in str(failed)
     assert world.spool.load("A").head == world.model["A"].head
+
+
+def test_what_nobody_waits_for_is_carried_out_of_a_poisoned_segment() -> None:
+    """Lines and settlements that were written and never synced are not lost with the segment that they lay in."""
+    world = World(SimDisk())
+    world.open()
+    world.append("A")
+    world.append("B")
+    world.pump()
+    world.note("A", b"deferred")
+    world.finish("B")
+    world.wait(2)  # written, not synced
+    failing = iter([errno.EIO])
+    world.disk.failing = lambda call, number: next(failing, None) if call == "fdatasync" else None
+    world.append("C")
+    world.pump()
+    assert world.model["C"].refused
+    after = World(world.disk.crash(Fate.NOTHING))
+    after.open()
+    found = check(after, world.model)
+    assert sorted(found) == ["A"] and found["A"].lines == (b"deferred",)
+
+
+def test_what_nobody_waits_for_is_carried_into_the_next_segment_when_it_cannot_be_synced() -> None:
+    """The same when the failure comes with the change to a new segment: then nobody has to be refused."""
+    world = World(SimDisk())
+    world.open()
+    world.append("A")
+    world.pump()
+    for number in range(6):  # a block each: the segment is full then
+        world.note("A", b"deferred %d" % number)
+        world.wait(2)
+    assert len(journal_names(world)) == 1
+    failing = iter([errno.EIO])
+    world.disk.failing = lambda call, number: next(failing, None) if call == "fdatasync" else None
+    world.append("B")
+    world.pump()
+    assert world.model["B"].acknowledged and next(failing, None) is None
+    after = World(world.disk.crash(Fate.NOTHING))
+    after.open()
+    assert list(check(after, world.model)["A"].lines) == world.model["A"].noted
+
+
+def journal_names(world: World) -> list[str]:
+    """The segments in use or free."""
+    return [name for name in world.disk.names(f"{SHARD}/journal") if name.endswith(".log")]
+
+
+def test_a_segment_that_cannot_be_had_is_not_used_up() -> None:
+    """A spare stays a spare when its new name cannot be synced, and is tried again."""
+    world = World(SimDisk())
+    world.open()
+    failing = True
+    world.disk.failing = lambda call, number: errno.EIO if failing and call == "fsync" else None
+    number = 0
+    while not any(expected.refused for expected in world.model.values()):
+        number += 1
+        world.append(f"A{number}", size=5000)
+        world.pump()
+    for again in range(5):
+        world.append(f"B{again}", size=5000)
+        world.pump()
+    files = world.disk.names(f"{SHARD}/journal")
+    assert len(files) == 2
+    failing = False
+    world.append("C", size=5000)
+    world.pump()
+    assert world.model["C"].acknowledged
+    assert len([name for name in world.disk.names(f"{SHARD}/journal") if name.endswith(".log")]) == 2
+
+
+def test_a_commit_that_was_given_up_is_undone_before_anybody_hears_of_it() -> None:
+    """Client told 4xx while delivery went on: floods of duplicates. The file is gone, durably, before the 4xx."""
+    world = World(SimDisk())
+    world.open()
+    incoming = world.receive("L")
+    world.commit("L", incoming)
+    incoming.abort()
+    incoming.abort()
+    world.pump()
+    assert world.model["L"].refused
+    with pytest.raises(KeyError):
+        world.spool.load("L")
+    for fate in Fate:
+        after = World(world.disk.crash(fate))
+        after.open()
+        assert check(after, world.model) == {}

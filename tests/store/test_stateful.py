@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from relaymta.store.interfaces import Incoming
 from tests.store.simdisk import Fate, SimDisk
@@ -141,7 +141,6 @@ TestOwner.settings = settings(max_examples=60, stateful_step_count=40, deadline=
 
 
 @pytest.mark.long
-class TestOwnerForLong(Owner.TestCase):
-    """The same, searched for minutes."""
-
-    settings = settings(max_examples=3000, stateful_step_count=80, deadline=None)
+def test_any_order_searched_for_minutes() -> None:
+    """The same, with many more and longer lives."""
+    run_state_machine_as_test(Owner, settings=settings(max_examples=3000, stateful_step_count=80, deadline=None))

@@ -206,6 +206,7 @@ def check(world: World, model: dict[str, Expected]) -> dict[str, Stored]:
         rest = iter(expected.noted)
         assert all(line in rest for line in got.lines), f"the notes on {queue_id} are not in order"
     assert set(found) <= set(model), "from nowhere"
-    files = [name for number in range(2) for name in world.disk.names(f"{SHARD}/new/{number:02x}")]
+    new = f"{SHARD}/new"
+    files = [name for folder in world.disk.names(new) for name in world.disk.names(f"{new}/{folder}")]
     assert len(files) == len(found), "a message has two files"
     return found

@@ -1,0 +1,142 @@
+"""Hands: who works when, and that nobody who waits is forgotten."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from relaymta.store.hands import LAZINESS, Hand
+
+
+class Inline(SynchronousTestCase):
+    """A hand that works at the end of the reactor's turn."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.batches: list[list[int]] = []
+        self.bugs: list[Failure] = []
+        self.hand: Hand[int] = Hand(
+            "test", self.batches.append, self.bugs.append, self.clock.callLater, lambda call: call(), False
+        )
+
+    def test_what_comes_in_one_turn_is_done_together_at_its_end(self) -> None:
+        """No timer is waited for, and nothing is done in the midst of a turn."""
+        self.hand.put(1)
+        self.hand.put_lazily(2)
+        self.hand.put(3)
+        assert self.batches == []
+        self.clock.advance(0)
+        assert self.batches == [[1, 2, 3]]
+
+    def test_what_nobody_waits_for_is_done_within_a_second(self) -> None:
+        """When nothing else comes along."""
+        self.hand.put_lazily(1)
+        self.clock.advance(LAZINESS / 2)
+        self.hand.put_lazily(2)
+        assert self.batches == []
+        self.clock.advance(LAZINESS / 2)
+        self.clock.advance(0)
+        assert self.batches == [[1, 2]]
+        self.clock.advance(10 * LAZINESS)
+        assert self.batches == [[1, 2]] and self.clock.getDelayedCalls() == []
+
+    def test_rest_comes_after_what_was_put_before(self) -> None:
+        """Lazy or not."""
+        self.hand.put_lazily(1)
+        rested = self.hand.rest()
+        self.assertNoResult(rested)
+        self.clock.advance(0)
+        self.successResultOf(rested)
+        assert self.batches == [[1]]
+
+    def test_close_does_what_waits_and_leaves_no_timer(self) -> None:
+        """And what is put afterwards starts nothing."""
+        self.hand.put_lazily(1)
+        self.hand.put(2)
+        self.successResultOf(self.hand.close())
+        assert self.batches == [[1, 2]]
+        self.hand.put(3)
+        self.hand.put_lazily(4)
+        assert self.clock.getDelayedCalls() == []
+
+    def test_a_bug_is_told_and_the_hand_goes_on(self) -> None:
+        """An exception that the work should not raise does not end the work."""
+        done: list[int] = []
+
+        def work(entries: list[int]) -> None:
+            if entries == [1]:
+                raise TypeError("a bug")
+            done.extend(entries)
+
+        hand: Hand[int] = Hand("test", work, self.bugs.append, self.clock.callLater, lambda call: call(), False)
+        for number in (1, 2):
+            hand.put(number)
+            self.clock.advance(0)
+        assert done == [2]
+        assert [bug.type for bug in self.bugs] == [TypeError]
+
+
+class Threaded(TestCase):
+    """A hand with a thread of its own."""
+
+    def make(self, work: Any) -> Hand[int]:
+        """A hand that does `work`."""
+        bugs: list[Failure] = []
+        later, from_thread = reactor.callLater, reactor.callFromThread  # type: ignore[attr-defined]
+        hand: Hand[int] = Hand("test", work, bugs.append, later, from_thread, True)
+        hand.start()
+        return hand
+
+    async def test_everything_is_done_once_and_in_order_away_from_the_reactor(self) -> None:
+        """What comes while work is done is done next, all together."""
+        done: list[int] = []
+        batches: list[str] = []
+
+        def work(entries: list[int]) -> None:
+            done.extend(entries)
+            batches.append(threading.current_thread().name)
+
+        hand = self.make(work)
+        for number in range(5000):
+            (hand.put_lazily if number % 7 == 0 else hand.put)(number)
+        await hand.rest()
+        assert done == list(range(5000))
+        assert set(batches) == {"test"}
+        await hand.close()
+
+    async def test_reports_come_back_on_the_reactors_thread(self) -> None:
+        """As many as there are, in order, and before the rest."""
+        told: list[tuple[int, str]] = []
+        main = threading.current_thread().name
+
+        def work(entries: list[int]) -> None:
+            for number in entries:
+                hand.tell(lambda number=number: told.append((number, threading.current_thread().name)))
+
+        hand = self.make(work)
+        for number in range(100):
+            hand.put(number)
+        await hand.rest()
+        assert told == [(number, main) for number in range(100)]
+        await hand.close()
+
+    async def test_one_entry_wakes_a_hand_that_rests(self) -> None:
+        """However long it has rested."""
+        answers: list[Deferred[int]] = []
+
+        def work(entries: list[int]) -> None:
+            for number in entries:
+                hand.tell(answers[number].callback, number)
+
+        hand = self.make(work)
+        for number in range(200):
+            answers.append(Deferred())
+            hand.put(number)
+            assert await answers[number] == number
+        await hand.close()
