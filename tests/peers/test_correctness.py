@@ -40,13 +40,12 @@ def test_5000_of_smtp_source_arrive_once(
     _is_straight(daemon, 5000)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 def test_every_octet_of_2000_different_letters_arrives(
-    relay: Callable[..., Daemon], postbox: Callable[..., Postbox], load: Callable[..., Load], workers: int
+    relay: Callable[..., Daemon], postbox: Callable[..., Postbox], load: Callable[..., Load]
 ) -> None:
     """Letters full of dots, ends of data that are none, long lines and 8 bit arrive unchanged, each once."""
     sink = postbox()
-    daemon = relay(sink=sink.port, workers=workers)
+    daemon = relay(sink=sink.port)
     sending = load(daemon.port, messages=2000)
     sending.wait()
     assert (sending.refused, sending.cut) == ([], 0)

@@ -47,6 +47,7 @@ def _why_not() -> str:
     if NSD_MISSING:
         return NSD_MISSING
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((NET.format(HOME), 25))
         except OSError as error:
