@@ -33,6 +33,9 @@ BACKLOG = 1024  # connections the kernel queues; ours, a burst of a second
 class ListenError(OSError):
     """An address that cannot be listened on; the text names it and the cause."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 def family(address: SocketAddress) -> socket.AddressFamily:
     """The address family of a socket for `address`; a host name is listened on over IPv4."""
