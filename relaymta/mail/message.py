@@ -20,6 +20,7 @@ _FIELD = re.compile(
 )  # one field with its folded lines, or a line that is no field
 _WHOLE = re.compile(rb"[!-9;-~]++:[^\r\n\0]*+(?:\r\n[ \t][^\r\n\0]*+)*+\r\n")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
+_PLAIN_ID = re.compile(rb"\r\n[Mm]essage-[Ii][Dd]: ?([!-~]{1,%d})\r\n" % MESSAGE_ID_MAX)  # as nearly all write it
 _UNSAFE = re.compile(r"[^!-~]+")
 
 
@@ -82,6 +83,9 @@ def message_id(header: bytes) -> str:
 
     Anything else in it becomes "?", so that a log line stays one line.
     """
+    plain = _PLAIN_ID.search(header)
+    if plain is not None:
+        return plain[1].decode("ascii")
     found = find(header, b"message-id")
     if found is None:
         return ""

@@ -16,6 +16,7 @@ from relaymta.policy.verdict import Opinion, Transaction, Verdict
 
 DENIED = Reply(550, "5.7.1", "relaying denied")
 ROUTED = Reply(550, "5.7.1", "relaying denied: routed address")
+KNOWN_MAX = 10_000  # clients whose trust is remembered; ours
 _ROUTING = frozenset("%!@")
 
 
@@ -70,10 +71,16 @@ class Relaying:
     def __init__(self, settings: RelaySettings) -> None:
         self._networks = Networks(settings.networks)
         self._domains = Domains(settings.domains)
+        self._known: dict[str, bool] = {}
 
     def trusts(self, client: str) -> bool:
         """Whether this client (an IP address, or "" for a UNIX socket, which its mode guards) may relay to anywhere."""
-        return client == "" or client in self._networks
+        known = self._known.get(client)
+        if known is None:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            known = self._known[client] = client == "" or client in self._networks
+        return known
 
     def rcpt(self, transaction: Transaction, address: Address) -> Opinion:
         """None when this recipient may be taken from this client, else a 550 5.7.1."""
