@@ -75,8 +75,9 @@ class Encoder:
             octets, self._held = octets[:-1], b"\r"
         if not octets:
             return b""
-        octets = crlf(octets)
-        stuffed = octets.replace(b"\r\n.", b"\r\n..")  # RFC 5321 §4.5.2
+        octets = stuffed = crlf(octets)
+        if b"." in octets:
+            stuffed = octets.replace(b"\r\n.", b"\r\n..")  # RFC 5321 §4.5.2
         if self._line_start and octets.startswith(b"."):
             stuffed = b"." + stuffed
         self._line_start = octets.endswith(b"\r\n")
@@ -110,7 +111,8 @@ class Decoder:
     def feed(self, octets: bytes) -> bytes:
         """Clean content out of one more piece of the stream: dots unstuffed, line ends CRLF; may lag behind."""
         data = self._held + octets
-        dot = end = data.find(b"\r\n.")
+        # Of what has no dot (base64) memchr tells so at once; a search for CRLF. takes fifty times as long.
+        dot = end = data.find(b"\r\n.") if b"." in data else -1
         if dot >= 0 and not data.startswith(_END, dot):
             end = data.find(_END, dot)
         if end >= 0:
