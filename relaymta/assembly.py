@@ -70,6 +70,7 @@ class Relay:
         self._tell = ears.tell
         self._shard = shard
         self._board = board
+        self._workers = board.columns if board is not None else 1
         self._ids = IdMaker(reactor.seconds, shard)
         self._random = Random()
         self._factories: dict[str, RelayFactory] = {}
@@ -83,9 +84,9 @@ class Relay:
         self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
         self._resolver = Resolver(reactor, settings.dns)
         self.deliveries = self._make_deliveries(settings)
-        self.lanes: Lanes[Any] = Lanes(settings.lane_settings(), self.manager.timeline.sender, board)
+        self.lanes: Lanes[Any] = Lanes(settings.lane_settings(self._workers), self.manager.timeline.sender, board)
         self.scheduler = Scheduler(
-            self.manager, self.deliveries, self.lanes, _terms(settings), reactor, self._tell, str(shard)
+            self.manager, self.deliveries, self.lanes, _terms(settings, self._workers), reactor, self._tell, str(shard)
         )
         self.reception = Reception(_manners(settings), self.manager, reactor.seconds, self._tell)
         self._drop = DropWatcher(
@@ -162,6 +163,7 @@ class Relay:
                     on_turned_away=self._turned_away,
                     on_tls=self._tls_started,
                     exempt=self._trusts,
+                    counts=self._board,
                 )
                 self._factories[listener.name] = factory
                 self._sockets[listener.name] = sockets[listener.name]
@@ -178,7 +180,7 @@ class Relay:
         before, resolver = self.deliveries, self._resolver
         self._resolver = Resolver(self._reactor, settings.dns)
         self.deliveries = self._make_deliveries(settings)
-        self.scheduler.reload(_terms(settings), self.deliveries)
+        self.scheduler.reload(_terms(settings, self._workers), self.deliveries)
         before.close(DRAIN_SECONDS).addCallback(lambda _: resolver.close())
 
     def leave(self) -> None:
@@ -267,13 +269,13 @@ class Relay:
         self._tell(events.SessionRefused(peer.session, peer.listener, peer.client, str(reply)))
 
 
-def _terms(settings: Settings) -> Terms:
+def _terms(settings: Settings, workers: int) -> Terms:
     return Terms(
         Router(settings.routes),
         settings.hostname,
         settings.notices(),
         settings.queue,
-        settings.lane_settings(),
+        settings.lane_settings(workers),
     )
 
 

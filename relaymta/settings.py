@@ -206,15 +206,18 @@ class Settings:
         sizes = [listener.max_message_size for listener in self.listeners]
         return Size(max(sizes, default=25_000_000)) if all(sizes) else Size(2**40)
 
-    def lane_settings(self) -> LaneSettings:
-        """What one lane may take, as the queue wants it."""
+    def lane_settings(self, workers: int = 1) -> LaneSettings:
+        """What one lane may take in one of so many workers: of a rate its part, for a rate is the host's."""
         table = self.delivery
+
+        def limits(concurrency: int, rate: int, per: float) -> LaneLimits:
+            return LaneLimits(concurrency, rate, Duration(per * workers))
+
         rules = tuple(
-            LaneRule(one.match, LaneLimits(one.concurrency or table.concurrency, one.rate, one.rate_per))
+            LaneRule(one.match, limits(one.concurrency or table.concurrency, one.rate, one.rate_per))
             for one in self.lanes
         )
-        limits = LaneLimits(table.concurrency, table.rate, table.rate_per)
-        return LaneSettings(table.attempts, limits, rules)
+        return LaneSettings(table.attempts, limits(table.concurrency, table.rate, table.rate_per), rules)
 
     def notices(self) -> NoticeSettings:
         """What reports wants."""

@@ -7,8 +7,10 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
 from relaymta.board import Board
+from relaymta.smtp.door import Door
 
 KEYS = st.sampled_from([b"192.0.2.1", b"192.0.2.2", b"smtp:example.org"])
 
@@ -57,3 +59,16 @@ def test_giving_what_was_not_taken_is_a_bug() -> None:
     """A count never goes below nought in silence."""
     with pytest.raises(KeyError):
         Board.alone().give(b"k")
+
+
+def test_connections_of_a_client_are_limited_for_the_host() -> None:
+    """Two workers behind one port let in no more from one client than the listener says."""
+    doors = [Door(0, 3, lambda client: False, Clock(), board, "mx") for board in crew(2)]
+    guests = [object() for _ in range(5)]
+    let_in = [
+        doors[position % 2].enter(guest, "192.0.2.1") is None  # type: ignore[arg-type]
+        for position, guest in enumerate(guests)
+    ]
+    assert let_in == [True, True, True, False, False]
+    doors[0].leave(guests[0])  # type: ignore[arg-type]
+    assert doors[1].enter(guests[3], "192.0.2.1") is None  # type: ignore[arg-type]

@@ -263,3 +263,11 @@ def test_the_shipped_files_are_right(name: str) -> None:
     if name == "quickstart.toml":
         assert [listener.address for listener in loaded.settings.listeners] == [SocketAddress("127.0.0.1", 2525)]
         assert [str(route.to) for route in loaded.settings.routes] == ["[127.0.0.1]:2526"]
+
+
+def test_a_rate_is_for_the_host(tmp_path: Path) -> None:
+    """Of a rate each worker takes its part, so that all together keep it; concurrency is counted on the board."""
+    file = tmp_path / "c.toml"
+    file.write_text('hostname = "relay.example.org"\n[delivery]\nconcurrency = 7\nrate = 60\nrate_per = "1m"\n')
+    limits = load_settings(str(file)).settings.lane_settings(4).limits
+    assert (limits.concurrency, limits.interval) == (7, 4.0)

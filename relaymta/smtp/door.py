@@ -27,16 +27,59 @@ class Guest(Protocol):
         """End now."""
 
 
-class Door:
-    """Counts who is in; 0 is no limit. `exempt` says which clients (addresses) are not limited one by one."""
+class Counts(Protocol):
+    """Who counts: this process alone (OwnCounts), or the whole host (relaymta.board)."""
 
-    def __init__(self, most: int, most_per_client: int, exempt: Callable[[str], bool], clock: IReactorTime) -> None:
+    def take(self, key: bytes, limit: int) -> bool:
+        """Count one more of `key`, unless that makes more than `limit`."""
+
+    def give(self, key: bytes) -> None:
+        """Count one less of `key`."""
+
+
+class OwnCounts:
+    """Counts of one process by itself."""
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, int] = {}
+
+    def take(self, key: bytes, limit: int) -> bool:
+        """See Counts."""
+        count = self._counts.get(key, 0)
+        if count >= limit:
+            return False
+        self._counts[key] = count + 1
+        return True
+
+    def give(self, key: bytes) -> None:
+        """See Counts."""
+        count = self._counts.pop(key) - 1
+        if count:
+            self._counts[key] = count
+
+
+class Door:
+    """Counts who is in; 0 is no limit. `exempt` says which clients (addresses) are not limited one by one.
+
+    `name` keeps this listener's counts apart from others'.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        most_per_client: int,
+        exempt: Callable[[str], bool],
+        clock: IReactorTime,
+        counts: Counts | None = None,
+        name: str = "",
+    ) -> None:
         self.most = most
         self.most_per_client = most_per_client
         self._exempt = exempt
         self._clock = clock
-        self._inside: dict[Guest, str] = {}
-        self._by_client: dict[str, int] = {}
+        self._counts = counts or OwnCounts()
+        self._all = f"door {name}".encode()
+        self._inside: dict[Guest, tuple[bytes, ...]] = {}  # what each one is counted under
         self._shut = False
         self._empty: Deferred[None] | None = None  # fires when the last one has gone, in a drain
         self._limit: IDelayedCall | None = None
@@ -48,26 +91,29 @@ class Door:
         """Let a client in and count it, or say why not."""
         if self._shut:
             return answers.GOING_DOWN
-        if 0 < self.most <= len(self._inside):
-            return answers.TOO_MANY_CONNECTIONS
-        key = client_key(client)
-        count = self._by_client.get(key, 0)
-        if 0 < self.most_per_client <= count and not self._exempt(client):
-            return answers.TOO_MANY_FROM_CLIENT
-        self._inside[guest] = key
-        self._by_client[key] = count + 1
+        counts = self._counts
+        counted: tuple[bytes, ...] = ()
+        if self.most > 0:
+            if not counts.take(self._all, self.most):
+                return answers.TOO_MANY_CONNECTIONS
+            counted = (self._all,)
+        if self.most_per_client > 0 and not self._exempt(client):
+            key = self._all + b" " + client_key(client).encode()
+            if not counts.take(key, self.most_per_client):
+                for one in counted:
+                    counts.give(one)
+                return answers.TOO_MANY_FROM_CLIENT
+            counted = (*counted, key)
+        self._inside[guest] = counted
         return None
 
     def leave(self, guest: Guest) -> None:
         """Forget one who has gone; nothing happens when it was never let in."""
-        key = self._inside.pop(guest, None)
-        if key is None:
+        counted = self._inside.pop(guest, None)
+        if counted is None:
             return
-        count = self._by_client[key] - 1
-        if count:
-            self._by_client[key] = count
-        else:
-            del self._by_client[key]
+        for key in counted:
+            self._counts.give(key)
         if self._empty is not None and not self._inside:
             self._end_drain()
 

@@ -22,7 +22,7 @@ from zope.interface import implementer
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
 from relaymta.smtp.commands import MailCommand, RcptCommand
-from relaymta.smtp.door import Door, is_loopback
+from relaymta.smtp.door import Counts, Door, is_loopback
 from relaymta.smtp.handler import Handler, Peer, Sink, Verdict
 from relaymta.smtp.rules import rules_of
 from relaymta.smtp.session import Session
@@ -385,7 +385,8 @@ class RelayFactory(smtp.SMTPFactory):
 
     `handler` makes the one who decides for a session; `new_id` makes session ids. `exempt` says which clients are not
     limited one by one. `on_bug` hears (where, traceback) of every exception that became a 421 or 451, `on_tls` of
-    every handshake that ended well, `on_turned_away` of every client that was refused at the door.
+    every handshake that ended well, `on_turned_away` of every client that was refused
+    at the door. `counts` is who counts connections, None for this process alone.
     """
 
     noisy = False
@@ -404,6 +405,7 @@ class RelayFactory(smtp.SMTPFactory):
         on_turned_away: Callable[[Peer, Reply], None] = lambda peer, reply: None,
         exempt: Callable[[str], bool] = is_loopback,
         tls_context: Any = None,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.domain = hostname.encode("ascii")
@@ -414,7 +416,7 @@ class RelayFactory(smtp.SMTPFactory):
         self.on_bug = on_bug
         self.on_tls = on_tls
         self.on_turned_away = on_turned_away
-        self.door = Door(0, 0, exempt, clock)
+        self.door = Door(0, 0, exempt, clock, counts, settings.name)
         self.configure(settings, tls_context)
 
     def configure(self, settings: ListenerSettings, tls_context: Any = None) -> None:
