@@ -379,6 +379,8 @@ class Scheduler:
         if round_.ended:
             self._conclude(round_)
         self._pump()
+        if self._quiet is not None:
+            self._look_whether_quiet()
 
     def _lane_changed(self, change: Suspended | Resumed, lane: str, outcomes: Sequence[Outcome]) -> None:
         if isinstance(change, Resumed):

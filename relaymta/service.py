@@ -34,6 +34,7 @@ from relaymta.store.shards import Claim, claim
 from relaymta.workers import WorkerFailed
 
 CONFIGURATION = "/etc/relaymta/relaymta.toml"
+STOP_SECONDS = 90.0  # a drain that takes longer hangs; ours, above what a worker may take
 
 
 class Options(usage.Options):
@@ -195,6 +196,7 @@ class Daemon(Service):
         self._stopping = self._stopping or "twistd"
         if self._inside is None:
             return None
+        self._reactor.callLater(STOP_SECONDS, os._exit, 1)  # all that was acknowledged is on disk
         return self._inside.stop(self._stopping).addCallback(lambda _: _close(self._sockets, {}))
 
 

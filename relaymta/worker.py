@@ -37,6 +37,7 @@ from relaymta.workers import LIFE, READY
 
 RETIRE_SECONDS = 60.0  # how long the clients of an old generation may stay; ours
 LOOK_AGAIN = 0.2  # seconds; ours
+STOP_SECONDS = 70.0  # to drain: sessions, then deliveries, then the disk; ours
 
 
 @frozen(slots=True)
@@ -150,6 +151,8 @@ class Worker:
             return
         self._stopping = True
         self._reactor.removeReader(self._life)
+        # Whatever still hangs then: all that was acknowledged is on disk.
+        self._reactor.callLater(STOP_SECONDS, os._exit, 1)
         stopped: Deferred[None] = self._house.stop(reason)
         stopped.addErrback(lambda failure: sys.stderr.write(f"relaymta: {failure.getTraceback()}\n"))
         stopped.addCallback(lambda _: self._reactor.stop())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import succeed
 
 from relaymta import events
 from relaymta.config import Duration, Size
@@ -551,6 +552,22 @@ def test_stop_waits_for_notices_on_their_way_to_disk() -> None:
     rig.settle_down()
     assert done == [None]
     assert [event.fate for event in rig.of(events.RecipientSettled)] == ["failed"]
+
+
+def test_stop_ends_when_the_last_outcome_comes_after_the_last_connection() -> None:
+    """stop() is done also where the way out is closed a moment before its last outcome is told."""
+    rig = Rig()
+    rig.peers.script = lambda batch, at: None
+    rig.submit()
+    rig.settle_down()
+    rig.peers.close = lambda limit=30.0: succeed(None)
+    done: list[None] = []
+    rig.scheduler.stop(30.0).addCallback(done.append)
+    rig.settle_down()
+    assert not done
+    rig.peers.answer(relayed)
+    rig.settle_down()
+    assert done == [None]
 
 
 def test_a_full_disk_is_told_once_and_refuses() -> None:

@@ -107,7 +107,16 @@ def bind_endpoint(reactor: Any, text: str) -> socket.socket:
 
 def serve(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory) -> IListeningPort:
     """Accept on a bound socket; the caller keeps its own descriptor and closes it."""
-    port: IListeningPort = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+    port: Any = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
     if sock.family != socket.AF_UNIX:
-        port.transport = EagerServer  # type: ignore[attr-defined]
-    return port
+        port.transport = EagerServer
+    accept = port.doRead
+
+    def accept_one() -> None:
+        # A stock port takes all that wait. Of workers that share a socket, the first to wake would get every client.
+        port.numberAccepts = 1
+        accept()
+
+    port.doRead = accept_one
+    listening: IListeningPort = port
+    return listening
