@@ -37,9 +37,9 @@ run: $(VENV)/.for-run
 	@echo "relaymta: and in a third:              $(BIN)/relaymta send --to you@example.org"
 	@exec $(BIN)/twistd --nodaemon --pidfile= relaymta -c $(CONFIG)
 
-# Files are the unit of distribution; those that talk to other people's programs share one worker (tests/conftest.py).
+# Files are the unit of distribution: a file's tests share a worker and its fixtures.
 test: $(VENV)/.for-test packages
-	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check .

@@ -29,16 +29,11 @@ PEERS = Path(__file__).parent / "peers"
 LONGEST_TEST = 180
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file's tests share a worker (and its fixtures); all tests with peers share one (and the machine)."""
+    """Tests that talk to other people's programs are marked so. (Under xdist a file's tests share a worker.)"""
     for item in items:
         if PEERS in item.path.parents:
             item.add_marker(pytest.mark.peers)
-        if item.get_closest_marker("xdist_group") is None:
-            peers = item.get_closest_marker("peers") is not None
-            group = "peers" if peers else str(item.path.relative_to(config.rootpath))
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -178,12 +178,13 @@ class Postbox:
     faults: list[str] = field(factory=list)
     _loop: asyncio.AbstractEventLoop = field(factory=asyncio.new_event_loop)
     _thread: threading.Thread | None = None
+    _server: asyncio.Server | None = None
 
     def start(self) -> Postbox:
         """Listen; `port` 0 becomes the port found. Raises OSError."""
         starting = self._loop.create_server(lambda: Visit(self), self.host, self.port, backlog=1024)
         try:
-            server = self._loop.run_until_complete(starting)
+            server = self._server = self._loop.run_until_complete(starting)
         except OSError:
             self._loop.close()
             raise
@@ -202,6 +203,8 @@ class Postbox:
         self._loop.close()
 
     def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
         for visit in self.visits:
             if visit._transport is not None:
                 visit._transport.abort()
