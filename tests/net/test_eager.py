@@ -130,6 +130,8 @@ class Eager(TestCase):
 
         def made(transport: Any) -> None:
             transports.append(transport)
+            # However large the kernel's buffers may grow, this one does not take all at once.
+            transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             transport.registerProducer(Producer(), True)
             transport.write(BODY * 4)
 

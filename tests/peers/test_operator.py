@@ -177,7 +177,7 @@ def test_a_temporary_failure_is_retried_until_it_is_taken(
 def test_a_delay_is_told_and_then_the_end(relay: Callable[..., Daemon], postbox: Callable[..., Postbox]) -> None:
     """After warn_after the sender hears of the delay, once; after expire of the failure, with what was last said."""
     sink = postbox(busy_for_others)
-    daemon = relay(sink=sink.port, extra='\n[queue]\nretry = ["1s"]\nwarn_after = "1500ms"\nexpire = "3s"\n')
+    daemon = relay(sink=sink.port, extra='\n[queue]\nretry = ["1s"]\nwarn_after = "1500ms"\nexpire = "7s"\n')
     queue_id = send_letter(daemon.port, 1)
     delayed, failed = (one.content for one in sink.wait_for(2))
     assert b"\r\nAction: delayed\r\n" in delayed and b"\r\nStatus: 4.2.1\r\n" in delayed
