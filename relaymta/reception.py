@@ -68,11 +68,16 @@ class Reception:
     def take(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
         """Take a message that came by no session (sendmail); fires when it is durable, fails with SpoolError."""
         began, queue_id = self.seconds(), self.manager.new_id()
-        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else None
-        stamp = received(envelope.origin, self.manners.hostname, queue_id, envelope.accepted_at, recipient=only)
-        octets = stamp + octets
+        octets = self.stamp(queue_id, envelope) + octets
         stored = self.manager.accept(queue_id, envelope, octets)
         return stored.addCallback(lambda _: self.told(queue_id, envelope, len(octets), header_of(octets), began))
+
+    def stamp(self, queue_id: str, envelope: Envelope) -> bytes:
+        """Our Received field for a message that is about to be ours."""
+        only = None
+        if len(envelope.recipients) == 1:  # RFC 5321 §7.6: "for" never shows one recipient to another
+            only = envelope.recipients[0].address
+        return received(envelope.origin, self.manners.hostname, queue_id, envelope.accepted_at, recipient=only)
 
     def told(self, queue_id: str, envelope: Envelope, size: int, header: bytes, began: float) -> None:
         """Tell of a message that is ours since now."""
@@ -268,17 +273,10 @@ class Arrival:
         self._envelope = envelope
         self._began = began
         self.queue_id = house.manager.new_id()
-        self._parts = [self._trace()]
+        self._parts = [house.stamp(self.queue_id, envelope)]
         self._size = len(self._parts[0])
         self._incoming: Incoming | None = None
         self._refusal: Reply | None = None
-
-    def _trace(self) -> bytes:
-        envelope, only = self._envelope, None
-        if len(envelope.recipients) == 1:  # RFC 5321 §7.6: "for" never shows one recipient to another
-            only = envelope.recipients[0].address
-        hostname = self._house.manners.hostname
-        return received(envelope.origin, hostname, self.queue_id, envelope.accepted_at, recipient=only)
 
     def write(self, octets: bytes) -> None:
         """Take one more piece of content."""
