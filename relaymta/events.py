@@ -77,6 +77,28 @@ class TlsStarted(Event):
 
 
 @frozen(slots=True)
+class Authenticated(Event):
+    """A client logged in as `account`, by that mechanism."""
+
+    session: str
+    client: str
+    account: str
+    mechanism: str
+
+
+@frozen(slots=True)
+class AuthenticationFailed(Event):
+    """A client failed to log in; `name` is who it said it was, where it said so. `failures`: so far, of that client."""
+
+    session: str
+    client: str
+    name: str
+    mechanism: str
+    reason: str
+    failures: int = 0
+
+
+@frozen(slots=True)
 class CommandRefused(Event):
     """A command was answered 4xx or 5xx by the grammar, a limit or a check."""
 
@@ -232,6 +254,25 @@ class ConnectFailed(Event):
     address: str
     reason: str
     seconds: float
+
+
+@frozen(slots=True)
+class TlsChecked(Event):
+    """One session with a host of a policy domain, as TLS-RPT counts them (RFC 8460 §4.3).
+
+    `policy` is "tlsa", "sts" or "no-policy-found"; `terms` the policy's own lines (TLSA records or the policy file's);
+    `result` is "" for a success, else the result type ("certificate-expired"). `source`: our address, where known.
+    """
+
+    domain: str
+    policy: str
+    terms: tuple[str, ...]
+    mx: str
+    mx_patterns: tuple[str, ...]
+    source: str
+    address: str
+    result: str
+    reason: str
 
 
 @frozen(slots=True)

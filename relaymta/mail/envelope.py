@@ -1,6 +1,7 @@
 """The envelope: who sends, to whom, and what was asked of us; fixed from the moment of acceptance.
 
-RFC 5321 §2.3.1, RFC 3461 §4 (DSN parameters), RFC 6152 (BODY), RFC 6531 (SMTPUTF8).
+RFC 5321 §2.3.1, RFC 3461 §4 (DSN parameters), RFC 4865 (FUTURERELEASE), RFC 6152 (BODY), RFC 6531
+(SMTPUTF8), RFC 8689 (REQUIRETLS).
 """
 
 from __future__ import annotations
@@ -67,7 +68,11 @@ class Origin:
 
 @frozen(slots=True)
 class Envelope:
-    """What was accepted. `sender` None is the null reverse-path; `accepted_at` is POSIX time in seconds."""
+    """What was accepted. `sender` None is the null reverse-path; times are POSIX time in seconds.
+
+    `requiretls`: the sender asked for it (RFC 8689 §4.1). `tls_optional`: "TLS-Required: No" stands in the header
+    (RFC 8689 §5), which REQUIRETLS overrules. `release_at`: not to be sent before (RFC 4865), 0 for at once.
+    """
 
     sender: Address | None
     recipients: tuple[Recipient, ...]
@@ -77,3 +82,6 @@ class Envelope:
     smtputf8: bool = False
     ret: Ret | None = None
     envid: str = ""
+    requiretls: bool = False
+    tls_optional: bool = False
+    release_at: float = 0.0

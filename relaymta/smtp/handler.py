@@ -23,6 +23,9 @@ class Peer:
 
     `client` and `local` are IP addresses as text, "" over a UNIX socket; `tls` is like
     "TLSv1.3 TLS_AES_256_GCM_SHA384 256", or "" in clear; `account` is who authenticated, or "".
+    `certificate` is the SHA-256 fingerprint (lower-case hex) of a client certificate, "" without one;
+    `certificate_names` the names (str: DNS names and mailboxes of its subjectAltName, else its CN) of one that chains
+    to the listener's `tls_client_ca`, () where it does not.
     `commands` is counted up to date when the handler's `closed` is called.
     """
 
@@ -35,6 +38,8 @@ class Peer:
     esmtp: bool = False
     tls: str = ""
     account: str = ""
+    certificate: str = ""
+    certificate_names: tuple[str, ...] = ()
     commands: int = 0
 
 

@@ -44,6 +44,9 @@ envelopes = st.builds(
     st.booleans(),
     st.none() | st.sampled_from(Ret),
     text,
+    st.booleans(),
+    st.booleans(),
+    st.just(0.0) | times,
 )
 replies = st.builds(Reply, st.integers(200, 599), text, text)
 outcomes = st.builds(
@@ -89,7 +92,7 @@ def test_elements_that_a_newer_version_adds_are_ignored() -> None:
     """A known kind with more elements behind the known ones is read."""
     line = json.loads(encode_entry(Held(1.0, "admin", "spam?")))
     assert decode_entry(json.dumps([*line, "new"]).encode()) == Held(1.0, "admin", "spam?")
-    envelope = Envelope(None, (Recipient(Address("a", "b.example")),), 1.0)
+    envelope = Envelope(None, (Recipient(Address("a", "b.example")),), 1.0, requiretls=True)
     row = json.loads(encode_envelope(envelope))
     assert decode_envelope(json.dumps([*row, "new"]).encode()) == envelope
 

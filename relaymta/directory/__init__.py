@@ -1,0 +1,1 @@
+"""What the operator tells us: accounts and tables; it answers questions about names and never judges mail."""
