@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 
 from attrs import define, field, frozen
 
+from relaymta.directory.account import Account
 from relaymta.mail.address import Address
 from relaymta.mail.envelope import Recipient
 from relaymta.mail.reply import Reply
@@ -29,13 +30,17 @@ Judgement = Opinion | Awaitable[Opinion]
 
 @define(slots=True)
 class Transaction:
-    """What is known of the message so far: facts for the checks, filled as the dialogue goes on."""
+    """What is known of the message so far: facts for the checks, filled as the dialogue goes on.
+
+    `account` is the name of who logged in, or ""; `rights` is the account itself.
+    """
 
     client: str
     helo: str = ""
     listener: str = ""
     tls: str = ""
     account: str = ""
+    rights: Account | None = None
     trusted: bool = False
     sender: Address | None = None
     recipients: list[Recipient] = field(factory=list)
