@@ -62,10 +62,13 @@ class Journal:
         """Octets of the largest record that a batch can hold."""
         return min(BATCH_OCTETS, self._segments.size) - BATCH_HEADER - BLOCK
 
-    def start(self) -> Segment:
-        """Begin a new segment and declare those before it settled; on stable storage. Raises OSError."""
+    def start(self, floor: int = 0) -> Segment:
+        """Begin a new segment, on stable storage, and declare those before number `floor` (0: its own) settled.
+
+        Raises OSError.
+        """
         segment = self._segments.take()
-        self._segments.floor = segment.number
+        self._segments.floor = floor or segment.number
         try:
             self._write(segment, [], sync=True)
         except OSError:

@@ -1,6 +1,7 @@
 """The messages that the journal alone holds: what the reactor's thread knows of them, and how they leave.
 
-Each is in memory until it is `done`, or until it has become a file and is `moved`. A segment of the journal is free
+Each is in memory (one of an earlier life only lies in its segment) until it is `done`, or until it has become a file
+and is `moved`. A segment of the journal is free
 when none of its messages is here any more and it is the oldest. When too many segments are in use, or too much memory,
 the oldest messages become files, whether or not the owner asks for it; nothing changes for the owner.
 """
@@ -8,7 +9,7 @@ the oldest messages become files, whether or not the owner asks for it; nothing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from attrs import define, frozen
@@ -21,8 +22,9 @@ from relaymta.store.content import MemoryContent
 from relaymta.store.disk import Disk, explain
 from relaymta.store.files import Files
 from relaymta.store.hands import Hand
-from relaymta.store.interfaces import Schedule, SpoolError, Stored
+from relaymta.store.interfaces import Schedule, SpoolError, Stored, Ticket
 from relaymta.store.journal import Settled
+from relaymta.store.lying import Lying
 from relaymta.store.record import Entry, Kind, entry, settlement
 from relaymta.store.segment import Segment, Segments
 from relaymta.store.shelf import Parking
@@ -45,7 +47,8 @@ class Bounds:
 class Live:
     """A message whose record is in the journal, or on its way there, and nowhere else.
 
-    `late` are lines noted while its file was being written, which go there afterwards.
+    `late` are lines noted while its file was being written, which go there afterwards. `lying` is where head and
+    content of a message of an earlier life are, which is not in memory.
     """
 
     queue_id: str
@@ -54,6 +57,7 @@ class Live:
     schedule: Schedule
     accepted: Deferred[None] | None
     segment: Segment | None = None
+    lying: Lying | None = None
     lines: tuple[bytes, ...] = ()
     late: tuple[Late, ...] = ()
     parked: tuple[Deferred[None], ...] = ()
@@ -93,10 +97,21 @@ class Ledger:
         self._octets = 0
         self._relieving = 0
         self._relief_at = 0.0
+        self._unlisted: dict[str, Schedule] = {}  # of an earlier life, and not told to the owner yet
 
-    def begin(self, segment: Segment) -> None:
-        """The journal's first segment."""
-        self._segments.append(segment)
+    def begin(self, earlier: Sequence[Segment], segment: Segment) -> None:
+        """Segments of an earlier life that still matter, oldest first, with their messages; and the first new one."""
+        self._segments.extend((*earlier, segment))
+        for old in earlier:
+            for live in old.live.values():
+                self._live[live.queue_id] = live
+                self._unlisted[live.queue_id] = live.schedule
+
+    def waiting(self) -> Iterator[Ticket]:
+        """The messages of an earlier life, lazily, each once."""
+        while self._unlisted:
+            queue_id = next(iter(self._unlisted))
+            yield Ticket(queue_id, self._unlisted.pop(queue_id))
 
     @property
     def busy(self) -> bool:
@@ -132,17 +147,23 @@ class Ledger:
     def finish(self, live: Live) -> None:
         """Every recipient of a message is final."""
         live.finished = True
+        self._unlisted.pop(live.queue_id, None)
         if not live.parking:  # else its file is removed once it is there
             self._forget(live, Kind.DONE)
 
     def park(self, live: Live, schedule: Schedule) -> Deferred[None]:
         """Make a file of a message. The Deferred fails with SpoolError."""
         live.schedule = schedule
+        self._unlisted.pop(live.queue_id, None)
         return self._park(live)
 
     def load(self, live: Live) -> Stored:
-        """A message as the journal has it."""
-        return Stored(live.queue_id, live.head, MemoryContent(live.content), live.lines, live.schedule)
+        """A message as the journal has it. Raises SpoolError."""
+        try:
+            head, content = (live.head, live.content) if live.lying is None else live.lying.read(self._disk)
+        except OSError as error:
+            raise SpoolError(f"{live.queue_id} in the journal: {explain(error)}") from error
+        return Stored(live.queue_id, head, MemoryContent(content), live.lines, live.schedule)
 
     def refuse_all(self, why: str) -> None:
         """Tell everyone who still waits for an answer that there will be none."""
@@ -181,7 +202,7 @@ class Ledger:
     def _place(self, live: Live) -> None:
         live.parking = True
         name = names.encode(live.queue_id, live.schedule)
-        parking = Parking(live.queue_id, name, live.head, live.content, live.lines)
+        parking = Parking(live.queue_id, name, live.head, live.content, live.lines, live.lying)
         self._clerk.place(parking, partial(self._placed, live, name))
 
     def _placed(self, live: Live, name: str, error: OSError | None) -> None:

@@ -1,8 +1,10 @@
-"""Replay: what a journal holds after a crash becomes queue files, and the journal is empty.
+"""Replay: what a journal holds after a crash is found again, and stays where it is until it is done or moved.
 
-Segments are read from the newest to the oldest that still matters. A message that is neither done nor moved becomes a
-file with its notes; where a file is there already, the file wins and gets the notes that it lacks. Nothing of the
-journal may be used again before this has ended: store.spool then begins a segment that declares all of it settled.
+Segments are read from the newest to the oldest that still matters. A message that is neither done nor moved goes on
+from its record, with its notes: nothing is written for it, so that a start takes no longer for a full journal than
+reading it does. Where a file of it is there already, the file wins and gets the notes that it lacks. A segment stays
+in use as long as it, or an older one, holds such a message: what settles the messages of a segment lies in it or in
+later ones. Where the disk has lied, all that is whole becomes files at once, for the damaged segment is taken away.
 The table of store.spool says which state means what.
 """
 
@@ -16,10 +18,13 @@ from functools import partial
 
 from attrs import define, field
 
+from relaymta.store import names
 from relaymta.store.disk import Disk, explain
 from relaymta.store.files import UNREADABLE, read_file
+from relaymta.store.ledger import Live
+from relaymta.store.lying import Lying
 from relaymta.store.record import BLOCK, Found, Kind, Reading, Scan
-from relaymta.store.segment import parse_name
+from relaymta.store.segment import Segment, parse_name
 from relaymta.store.shelf import Parking, Placement, Shelf
 
 _TOGETHER = 128  # files put in place at once
@@ -46,20 +51,25 @@ class Survivor:
 
 @define(slots=True)
 class Replay:
-    """What replay leaves: how many became files, what was corrupt, and the segments, oldest first.
+    """What replay leaves.
 
-    `damaged`: those of them that the disk lied about, to be kept in corrupt/ once the journal has begun anew.
+    `replayed`: how many messages were found; `corrupt` what cannot be read. `kept`: the segments that stay in use,
+    oldest first, each with its survivors; `free` the others. `damaged`: those that the disk lied about, to be kept in
+    corrupt/ once the journal has begun anew. `moved`: ids of messages that have a file, which no record says yet.
     """
 
     replayed: int = 0
     corrupt: list[tuple[str, str]] = field(factory=list)
     number: int = 0
     segments: list[Old] = field(factory=list)
+    kept: list[tuple[Old, list[Survivor]]] = field(factory=list)
+    free: list[Old] = field(factory=list)
     damaged: dict[Old, str] = field(factory=dict)
+    moved: list[str] = field(factory=list)
 
 
 def replay(disk: Disk, shelf: Shelf, result: Replay) -> None:
-    """Make files of what is in the journal. Raises OSError, and may be begun again then."""
+    """Find what is in the journal. Raises OSError, and may be begun again then."""
     _find_segments(disk, shelf, result)
     folders: dict[str, list[Survivor]] = {}
     for survivor in _survivors(disk, result):
@@ -67,9 +77,37 @@ def replay(disk: Disk, shelf: Shelf, result: Replay) -> None:
     missing: list[Survivor] = []
     for folder, inside in folders.items():
         missing += _without_file(disk, shelf, folder, inside, result)
-    for start in range(0, len(missing), _TOGETHER):
-        _place(disk, shelf, missing[start : start + _TOGETHER])
-        result.replayed += len(missing[start : start + _TOGETHER])
+    result.replayed = len(missing)
+    if result.damaged:
+        for start in range(0, len(missing), _TOGETHER):
+            _place(disk, shelf, missing[start : start + _TOGETHER])
+        missing = []
+    _keep(result, missing)
+
+
+def _keep(result: Replay, survivors: list[Survivor]) -> None:
+    oldest = min((survivor.segment.number for survivor in survivors), default=result.number + 1)
+    inside: dict[int, list[Survivor]] = {}
+    for survivor in survivors:
+        inside.setdefault(survivor.segment.number, []).append(survivor)
+    for old in result.segments:
+        if old.number < oldest:
+            result.free.append(old)
+        else:
+            result.kept.append((old, inside.get(old.number, [])))
+
+
+def revive(disk: Disk, old: Old, survivors: list[Survivor], size: int) -> Segment:
+    """A segment that stays in use, with its messages; `size` is that of segments now. Raises OSError."""
+    segment = Segment(old.number, old.mark, old.path, -1, old.size, old.size, fits=old.size == size)
+    for survivor in survivors:
+        found = survivor.found
+        ticket = names.decode(found.name.decode("ascii"))
+        assert ticket is not None, "a whole record with a name that nobody gave"
+        lying = Lying(old.path, found.at, len(found.name), found.head, found.body)
+        live = Live(ticket.queue_id, b"", b"", ticket.schedule, None, segment, lying, tuple(_noted(disk, survivor)))
+        segment.live[ticket.queue_id] = live
+    return segment
 
 
 def _find_segments(disk: Disk, shelf: Shelf, result: Replay) -> None:
@@ -162,6 +200,7 @@ def _without_file(
         if not whole:
             missing.append(survivor)
             continue
+        result.moved.append(queue_id)
         whole.sort(key=lambda file: len(file[1]))
         path, lines = whole.pop()
         for other, _ in whole:  # a name that could not be synced, then another for the same message

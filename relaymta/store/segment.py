@@ -33,7 +33,8 @@ SPARES_MAX = 4  # free segments kept; ours: more than one round of a steady load
 class Segment:
     """One segment in use. `position` is where the next batch goes, `synced` up to where it is on stable storage.
 
-    `live` belongs to the spool: the messages of this segment that are neither done nor moved.
+    `live` belongs to the spool: the messages of this segment that are neither done nor moved. One of an earlier life
+    is not open (`fd` -1) and not written to; `fits`: it is of the size that is used now.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Segment:
     position: int = 0
     synced: int = 0
     poisoned: bool = False
+    fits: bool = True
     live: dict[str, Any] = field(factory=dict)
 
 
@@ -115,6 +117,8 @@ class Segments:
         """Take back the oldest segment in use, for it is free. Returns the path of a file to be removed, or ""."""
         if segment.poisoned:
             return ""  # the same pages are never synced again; it stays for the next open(), and every batch says why
+        if not segment.fits:
+            return segment.path
         self._spares.append(segment.path)
         return self._spares.popleft() if len(self._spares) > SPARES_MAX else ""
 

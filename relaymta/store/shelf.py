@@ -22,6 +22,7 @@ from attrs import define, field, frozen
 from relaymta.store import names, queuefile
 from relaymta.store.disk import Disk, sync_everything, sync_folder, write_all
 from relaymta.store.interfaces import SpoolError
+from relaymta.store.lying import Lying
 
 VERSION = 1
 FEW = 8  # files or folders; below, an fsync each is as fast as one syncfs and spares other writers (measured, ext4)
@@ -42,21 +43,22 @@ class Placement(Protocol):
 
 @define(slots=True, eq=False)
 class Parking:
-    """A message from memory: all of it is still to be written."""
+    """A message from memory, or from where it is `lying` in the journal: all of it is still to be written."""
 
     queue_id: str
     name: str
     head: bytes
     content: bytes
     lines: Sequence[bytes]
+    lying: Lying | None = None
     aside: str = ""
     fd: int = -1
 
     def prepare(self, disk: Disk) -> None:
-        content = self.content
-        first = queuefile.first_line(self.head, len(content), not content.isascii())
+        head, content = (self.head, self.content) if self.lying is None else self.lying.read(disk)
+        first = queuefile.first_line(head, len(content), not content.isascii())
         lines = b"".join(map(queuefile.encode_line, self.lines))
-        write_all(disk, self.fd, b"".join((first, self.head, content, lines)))
+        write_all(disk, self.fd, b"".join((first, head, content, lines)))
 
 
 @frozen(slots=True)

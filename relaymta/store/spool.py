@@ -11,7 +11,8 @@ After a crash (store.replay mends it at open, store.queuefile and store.files wh
 | record torn, bad checksum, older number, not synced yet  | its 250 was never sent   | replay goes on behind it       |
 | the same, before the last synced batch                   | the disk lied            | whole records kept, segment to |
 |                                                          |                          | corrupt/, operator told        |
-| whole record, neither done nor moved                     | accepted, ours           | replay makes a file            |
+| whole record, neither done nor moved                     | accepted, ours           | it is scheduled, and lies where|
+|                                                          |                          | it is until it is done or moved|
 | whole record, `moved`, no file                           | the file settled, went   | nothing to do                  |
 | record without `moved`, and a file with the same id      | crash between the two    | the file wins                  |
 | file in tmp/                                             | never acknowledged       | swept when older than a day    |
@@ -27,6 +28,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -42,8 +44,8 @@ from relaymta.store.incoming import Inflow
 from relaymta.store.interfaces import Incoming, OpenReport, Schedule, SpoolError, Stored, Ticket
 from relaymta.store.journal import Journal, Settled
 from relaymta.store.ledger import Bounds, Ledger
-from relaymta.store.record import Entry
-from relaymta.store.replay import Replay, replay
+from relaymta.store.record import Entry, Kind, settlement
+from relaymta.store.replay import Replay, replay, revive
 from relaymta.store.segment import SPARES_MAX, Segments
 from relaymta.store.shards import Claim, claim
 from relaymta.store.shelf import Shelf
@@ -177,7 +179,7 @@ class DiskSpool:
 
     def waiting(self) -> Iterator[Ticket]:
         """See Spool.waiting()."""
-        return self._files.waiting()
+        return chain(self._ledger.waiting(), self._files.waiting())
 
     def free(self) -> int:
         """See Spool.free(). Raises OSError."""
@@ -228,22 +230,25 @@ class DiskSpool:
                 raise SpoolError(f"cannot open {self._path}: {explain(error)}") from error
             raise
         self._hand.start()
+        for queue_id in found.moved:
+            self._hand.put_lazily(settlement(Kind.MOVED, queue_id.encode()))
         self._is_open = True
         self._refusing = ""
         self._clerk.call(self._pool.prepare, lambda error: None)  # failing that, the journal tries
         return OpenReport(found.replayed, tuple(found.corrupt), self._seconds() - began)
 
     def _begin(self, found: Replay) -> None:
-        # On the clerk's hand. What was replayed is given up only when the new segment says so on stable storage.
+        # On the clerk's hand. What is settled is used again only when the new segment says so on stable storage.
         if self._claim is None:
             self._claim = claim(self._disk, self._path)
         self._shelf.prepare(self._folder_count)
         self._shelf.sweep(self._seconds())
         replay(self._disk, self._shelf, found)
-        free = [old for old in found.segments if old not in found.damaged]
+        free = [old for old in found.free if old not in found.damaged]
         spares = [old.path for old in free if old.size == self._pool.size][:SPARES_MAX]
         self._pool.begin(found.number, spares)
-        self._ledger.begin(self._journal.start())
+        earlier = [revive(self._disk, old, inside, self._pool.size) for old, inside in found.kept]
+        self._ledger.begin(earlier, self._journal.start(earlier[0].number if earlier else 0))
         for old, why in found.damaged.items():
             found.corrupt.append((self._shelf.set_aside(old.path), why))
         for old in free:

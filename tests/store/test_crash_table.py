@@ -141,8 +141,8 @@ def test_a_block_that_cannot_be_read_is_damage_and_not_the_end() -> None:
     assert sorted(stored(after)) == ["A", "C"]
 
 
-def test_whole_record_neither_done_nor_moved_becomes_a_file_with_its_notes() -> None:
-    """Accepted, ours: replay turns it into a file under the schedule it came with, and tells its whole story."""
+def test_whole_record_neither_done_nor_moved_is_ours_with_its_notes() -> None:
+    """Accepted, ours: it goes on under the schedule it came with, and tells its whole story."""
     world = accepted("A")
     world.note_durably("A", b"attempt 1")
     world.pump()
@@ -151,6 +151,7 @@ def test_whole_record_neither_done_nor_moved_becomes_a_file_with_its_notes() -> 
     found = check(after, world.model)["A"]
     assert found.lines == (b"attempt 1",)
     assert found.schedule == Schedule(100, "smtp:example.org", "news")
+    assert queue_files(after) == []  # a start takes no longer for what waits in the journal
 
 
 def test_whole_record_done_is_nothing_to_do() -> None:
@@ -351,16 +352,54 @@ def test_file_with_a_name_that_is_not_ours_goes_to_corrupt_and_is_told() -> None
 
 
 def test_what_was_replayed_does_not_come_back() -> None:
-    """Once replay has made files of a journal, that journal is settled: what is removed later stays removed."""
+    """What goes on from where it lies is settled there: what is finished later stays finished."""
     world = accepted("A", "B")
     after = reborn(world)
     assert after.open().replayed == 2
     for ticket in list(after.spool.waiting()):
         after.spool.finish(ticket.queue_id)
-    after.pump()
+    after.wait(2)
     again = reborn(after, Fate.EVERYTHING)
     assert again.open().replayed == 0
     assert stored(again) == {}
+
+
+def test_what_has_a_file_is_declared_so_when_the_rest_of_its_segment_stays() -> None:
+    """A file wins over its record; when it is gone later, the record must not bring the message back."""
+    world = accepted("A", "B")
+    world.park("A", due=300)
+    cut = []
+    world.disk.before = lambda call: cut.append(reborn(world, Fate.EVERYTHING)) if call == "pwritev" else None
+    world.pump()
+    world.wait(2)  # its file is there, the record that says so is not
+    after = cut[0]
+    assert after.open().replayed == 1 and len(queue_files(after)) == 1
+    assert sorted(stored(after)) == ["A", "B"]
+    after.wait(2)
+    after.spool.finish("A")
+    after.wait(2)
+    again = reborn(after, Fate.EVERYTHING)
+    again.open()
+    assert sorted(stored(again)) == ["B"]
+
+
+def test_a_damaged_segment_takes_no_settlement_with_it() -> None:
+    """What is whole becomes files before a damaged segment goes to corrupt/, so that nothing settled comes back."""
+    world = accepted("A", "B", "C", size=5000)
+    world.finish("B")
+    for number in range(12):
+        world.append(f"D{number}", size=5000)
+        world.pump()
+    path = journal(world)[-2]
+    octets = world.disk.octets(path)
+    at = octets.index(b"D", BLOCK)
+    octets[at : at + 40] = bytes(40)
+    after = reborn(world, Fate.EVERYTHING)
+    assert len(after.open().corrupt) == 1
+    assert "B" not in stored(after)
+    again = reborn(after, Fate.EVERYTHING)
+    assert again.open() is not None
+    assert "B" not in stored(again)
 
 
 def test_a_message_cannot_forge_a_record() -> None:

@@ -208,5 +208,6 @@ def check(world: World, model: dict[str, Expected]) -> dict[str, Stored]:
     assert set(found) <= set(model), "from nowhere"
     new = f"{SHARD}/new"
     files = [name for folder in world.disk.names(new) for name in world.disk.names(f"{new}/{folder}")]
-    assert len(files) == len(found), "a message has two files"
+    lying = sum(isinstance(got.content, MemoryContent) for got in found.values())
+    assert len(files) == len(found) - lying, "a message has two files"
     return found
