@@ -78,7 +78,7 @@ class Relay:
         self._sockets: dict[str, socket.socket] = {}
         self._drop_claim: Claim | None = None
         self._drop_later: IDelayedCall | None = None
-        self.recorder = Recorder(reactor.seconds, settings.admin.history)
+        self.recorder = Recorder(reactor.seconds, settings.admin.history // self._workers)
         ears.add(self.recorder)
         self.spool = Fleet(shard, self._make_spool(shard), shard_of)
         self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
@@ -98,7 +98,7 @@ class Relay:
             pid=pid,
             seconds=reactor.seconds,
             stats=self.manager.stats,
-            lanes=self.lanes.rows,
+            lanes=self.lanes,
             recorder=self.recorder,
             more=self._more_stats,
         )
@@ -219,7 +219,8 @@ class Relay:
 
     def commands(self) -> dict[str, Command]:
         """What the operator may ask of this relay."""
-        return {**self._relay_commands.table(), **self._queue_commands.table(), "adopt": self._adopt}
+        shards: dict[str, Command] = {"adopt": self._adopt, "release": self._release}
+        return {**self._relay_commands.table(), **self._queue_commands.table(), **shards}
 
     def _adopt(self, arguments: Arguments) -> Deferred[Rows]:
         """For the parent: adopt a shard."""
@@ -230,6 +231,11 @@ class Relay:
             raise CommandError(failure.getErrorMessage())
 
         return self.adopt(shard).addCallbacks(lambda _: [{"adopted": shard}], failed)
+
+    def _release(self, _: Arguments) -> Deferred[Rows]:
+        """For the parent: give up adopted shards that are empty."""
+        released = self.spool.release() if self.manager.listed else succeed([])
+        return released.addCallback(lambda numbers: [{"released": number} for number in numbers])
 
     def _make_deliveries(self, settings: Settings) -> Deliveries:
         listening = [

@@ -60,8 +60,8 @@ class House:
             except (OSError, KeyError) as error:
                 raise SpoolError(f"no control socket: {error}") from error
             self.relay.listen(sockets)
-            gc.collect()
-            gc.freeze()  # what is here now stays: the collector need not look at it again
+            _freeze()
+            self.relay.scheduler.loaded.addCallback(_freeze)
 
         return self.relay.open().addCallback(serve)
 
@@ -85,6 +85,12 @@ class House:
 
         self.ears.tell(events.DaemonStopping(reason))
         return self.relay.stop().addBoth(close)
+
+
+def _freeze(_: object = None) -> None:
+    """What is here now stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def open_log(reactor: Any, settings: Settings) -> tuple[MailLog, events.Ears]:

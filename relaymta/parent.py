@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import SIGUSR1, SIGUSR2
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
@@ -60,7 +60,7 @@ class Parent:
         self._copies: dict[int, int] = {}  # generation to its copy of the configuration
         self._shards: dict[Place, int] = {}
         self._adopted: dict[int, Place] = {}  # shards beside a place's own, given to it
-        self._fanout = Fanout(self._paths)
+        self._fanout = Fanout(self._paths, self._absent)
         steering = DaemonCommands(
             version=VERSION, pid=os.getpid(), seconds=reactor.seconds, reload=reload, stop=stop
         )
@@ -89,6 +89,9 @@ class Parent:
         return self._renew().addErrback(failed)
 
     def _renew(self) -> Deferred[None]:
+        return self._take_back().addCallback(lambda _: self._begin())
+
+    def _begin(self) -> Deferred[None]:
         old, generation = self._crew, (self._crew.generation + 1 if self._crew else 1)
         size = self._settings.worker_count
         self._boards[generation] = (Board.make(size), size)
@@ -170,6 +173,21 @@ class Parent:
             asked = deferToThread(ask, f"the worker at {path}", path, "adopt", {"shard": shard})
             asked.addErrback(self._not_adopted, shard, place)
 
+    def _take_back(self) -> Deferred[None]:
+        """Have adopted shards in which nothing is left given up, so that their numbers can be used again."""
+        crew = self._crew
+        places = set(self._adopted.values()) if crew is not None else set()
+        asked = [
+            deferToThread(ask, "a worker", self._control_of(worker.place), "release", {}).addCallback(self._released)
+            for worker in (crew.workers.values() if crew is not None else ())
+            if worker.place in places and worker.state is State.SERVING
+        ]
+        return DeferredList(asked, consumeErrors=True).addCallback(lambda _: None)  # failing that, they stay taken
+
+    def _released(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self._adopted.pop(row["released"], None)
+
     def _not_adopted(self, failure: Failure, shard: int, place: Place) -> None:
         """Mail that nobody looks after must not wait for the next reload."""
         self.ears.tell(events.SpoolFailed(str(shard), f"not adopted: {failure.getErrorMessage()}"))
@@ -211,6 +229,10 @@ class Parent:
             for index, worker in sorted(crew.workers.items())
             if worker.state is State.SERVING
         }
+
+    def _absent(self) -> list[str]:
+        workers = self._crew.workers if self._crew is not None else {}
+        return [f"worker {index}" for index, worker in sorted(workers.items()) if worker.state is not State.SERVING]
 
     def _ended(self, place: Place, reason: str) -> None:
         self.ears.tell(events.WorkerEnded(f"{place.generation}.{place.index}", reason))

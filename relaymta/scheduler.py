@@ -38,6 +38,8 @@ from relaymta.routing.route import Route
 from relaymta.store.interfaces import OpenReport, SpoolError, Ticket
 
 LOAD_SLICE = 500  # tickets taken over, or found due, at a time: a few milliseconds
+LOAD_SLICES = 4  # of these before others have a turn, or fewer when they take longer than LOAD_FOR
+LOAD_FOR = 0.02  # seconds; ours
 PUMP_SLICE = 32  # attempts begun at a time, each of which may open a file
 TELLING_MAX = 200  # notices on their way to disk at which a sweep pauses; ours
 TELL_AGAIN = 60.0  # seconds until a notice that could not be stored is tried again; ours
@@ -140,7 +142,11 @@ class Scheduler:
         if self._stopping:
             return
         manager = self.manager
-        more = manager.adopt(LOAD_SLICE)
+        pause, more = self._seconds() + LOAD_FOR, True
+        for _ in range(LOAD_SLICES):
+            more = manager.adopt(LOAD_SLICE)
+            if not more or self._seconds() > pause:
+                break
         self._arm_next()
         if more:
             self._clock.callLater(0, self._load, report, shard, began)

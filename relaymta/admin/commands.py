@@ -6,8 +6,8 @@ reloading and stopping mean is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -67,6 +67,14 @@ class DaemonCommands:
         return [{"stopping": True, "pid": self._pid}]
 
 
+class LaneTable(Protocol):
+    """What is asked of queue.lanes.Lanes."""
+
+    def __len__(self) -> int: ...
+
+    def fullest(self, limit: int) -> list[LaneRow]: ...
+
+
 class RelayCommands:
     """Shows one relay: in the daemon's own process, or in a worker of it."""
 
@@ -77,7 +85,7 @@ class RelayCommands:
         pid: int,
         seconds: Callable[[], float],
         stats: Callable[[], Stats],
-        lanes: Callable[[], Iterable[LaneRow]],
+        lanes: LaneTable,
         recorder: Recorder,
         more: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
@@ -97,14 +105,16 @@ class RelayCommands:
     def stats(self, _: Arguments) -> Rows:
         """The relay, its queue and its fullest lanes in numbers."""
         stats = self._stats()
-        lanes = sorted(self._lanes(), key=lambda row: (row.fresh + row.tickets, row.running), reverse=True)
         return [
             {
                 "version": self._version,
                 "pid": self._pid,
                 "uptime": self._seconds() - self._started,
                 "queue": {"queued": stats.queued, **attrs.asdict(stats)},
-                "lanes": {"count": len(lanes), "fullest": [attrs.asdict(row) for row in lanes[:LANES_SHOWN]]},
+                "lanes": {
+                    "count": len(self._lanes),
+                    "fullest": [attrs.asdict(row) for row in self._lanes.fullest(LANES_SHOWN)],
+                },
                 **self._more(),
             }
         ]

@@ -1,8 +1,8 @@
 """One answer for all workers: the operator's commands in the parent, each asked of every worker and put together.
 
 A listing is the workers' listings one behind the other, streamed as they come; numbers are added up; of a message
-that one worker has and the others do not know, the one that has it speaks. A worker that does not answer in time is
-an error that names it, never a part left out in silence.
+that one worker has and the others do not know, the one that has it speaks. A worker that does not answer in time, or
+is being started again, is an error that names it, or stands beside the numbers: never a part left out in silence.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Item = dict[str, Any]
 
 
 class Fanout:
-    """The commands of the parent. `paths` says whom to ask."""
+    """The commands of the parent. `paths` says whom to ask, `absent` who cannot be asked at the moment, by name."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, absent: Callable[[], Sequence[str]] = tuple) -> None:
         self._paths = paths
+        self._absent = absent
 
     def table(self) -> dict[str, Command]:
         """The commands that are asked of the workers, by name."""
@@ -41,11 +42,20 @@ class Fanout:
         }
 
     def _chain(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        paths, absent = self._present(), self._absent()
+        for name, path in paths.items():
+            yield from _ask(name, path, command, arguments)
+        self._complain(absent)
+
+    def _complain(self, absent: Sequence[str]) -> None:
+        if absent:
+            raise CommandError(f"{', '.join(absent)}: being started again, its part is missing here; ask again")
+
+    def _present(self) -> Mapping[str, str]:
         paths = self._paths()
         if not paths:
             raise CommandError("no worker serves at the moment")
-        for name, path in paths.items():
-            yield from _ask(name, path, command, arguments)
+        return paths
 
     def _listing(self, arguments: Arguments) -> Rows:
         return self._limited(arguments, arguments.get("limit"))
@@ -93,21 +103,34 @@ class Fanout:
                 raise error
 
     def _sorted(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        absent = self._absent()
         rows = yield from self._gathered(command, arguments)
         yield from sorted(rows, key=lambda row: str(row.get("time", "")))
+        self._complain(absent)
 
     def _added(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        absent = list(self._absent())
         rows = yield from self._gathered(command, arguments)
         if rows:
-            yield {**_sum(rows), "pid": [row["pid"] for row in rows], "workers": len(rows)}
+            missing = {"missing": absent} if absent else {}
+            yield {**_sum(rows), "pid": [row["pid"] for row in rows], "workers": len(rows), **missing}
 
     def _gathered(self, command: str, arguments: Arguments) -> Generator[None, None, list[Item]]:
+        """All rows of all workers, who work on it at the same time."""
         rows: list[Item] = []
-        for row in self._chain(command, arguments):
-            if row is None:
-                yield None
-            else:
-                rows.append(row)
+        asked = [_ask(name, path, command, arguments) for name, path in self._present().items()]
+        try:
+            for answer in asked:
+                next(answer)  # which asks, and does not wait
+            for answer in asked:
+                for row in answer:
+                    if row is None:
+                        yield None
+                    else:
+                        rows.append(row)
+        finally:
+            for answer in asked:
+                answer.close()
         return rows
 
 
@@ -116,14 +139,15 @@ def ask(name: str, path: str, command: str, arguments: Arguments) -> list[Item]:
     return [row for row in _ask(name, path, command, arguments) if row is not None]
 
 
-def _ask(name: str, path: str, command: str, arguments: Arguments) -> Iterator[Item | None]:
-    """The rows of one worker's answer, and None whenever there is nothing yet. Raises CommandError."""
+def _ask(name: str, path: str, command: str, arguments: Arguments) -> Generator[Item | None, None, None]:
+    """The rows of one worker's answer, and None whenever there is nothing yet, first of all. Raises CommandError."""
     request = encode({"relaymta": VERSION, "command": command, "arguments": _said(arguments)})
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         try:
             link.connect(path)
             link.sendall(request)
             link.setblocking(False)
+            yield None
             yield from _rows(link, name)
         except OSError as error:
             raise CommandError(f"{name} does not answer: {error.strerror or error}") from None

@@ -51,7 +51,10 @@ def _stats(path: str, arguments: Namespace) -> int:
     for row in rows:
         pids = row["pid"] if isinstance(row["pid"], list) else [row["pid"]]
         which = f"process{'es' * (len(pids) != 1)} {', '.join(map(str, pids))}"
-        print(f"relaymta {row['version']}, {which}, up {age(row['uptime'])}\n")
+        print(f"relaymta {row['version']}, {which}, up {age(row['uptime'])}")
+        if row.get("missing"):
+            print(f"without {', '.join(row['missing'])}: being started again, ask again")
+        print()
         print_table(FACTS, _facts(row["queue"]))
         lanes = row["lanes"]
         if lanes["fullest"]:

@@ -24,7 +24,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
@@ -461,15 +461,26 @@ class Lanes(Generic[T]):
     def __len__(self) -> int:
         return len(self._lanes)
 
+    def fullest(self, limit: int) -> list[LaneRow]:
+        """The lanes in which most waits, up to `limit` of them, the fullest first."""
+        return [_row(lane) for lane in heapq.nlargest(limit, self._lanes.values(), key=_fullness)]
+
     def rows(self) -> Iterator[LaneRow]:
         """Every lane, lazily; lanes that come or go meanwhile may or may not be seen."""
-        for lane in tuple(self._lanes.values()):
-            yield LaneRow(
-                lane.name,
-                lane.running,
-                lane.window,
-                len(lane.fresh) if lane.fresh is not None else 0,
-                lane.waiting,
-                lane.failures,
-                lane.asleep if lane.suspended else 0.0,
-            )
+        return map(_row, tuple(self._lanes.values()))
+
+
+def _fullness(lane: Lane[Any]) -> tuple[int, int]:
+    return lane.waiting + (0 if lane.fresh is None else len(lane.fresh)), lane.running
+
+
+def _row(lane: Lane[Any]) -> LaneRow:
+    return LaneRow(
+        lane.name,
+        lane.running,
+        lane.window,
+        len(lane.fresh) if lane.fresh is not None else 0,
+        lane.waiting,
+        lane.failures,
+        lane.asleep if lane.suspended else 0.0,
+    )

@@ -103,6 +103,7 @@ class Manager:
         self.seconds = clock.seconds
         self._random = random
         self._listing: Iterator[Ticket] = iter(())
+        self.listed = False  # whether all that waited on disk is taken over
         self._fresh: list[Message] = []
         self._full = False
         self.parking: set[str] = set()
@@ -123,6 +124,7 @@ class Manager:
 
     def take_over(self, tickets: Iterator[Ticket]) -> None:
         """Count in the messages of one more shard; adopt() then takes them over."""
+        self.listed = False
         self._listing = chain(self._listing, tickets)
 
     def adopt(self, limit: int) -> bool:
@@ -131,6 +133,7 @@ class Manager:
         for _ in range(limit):
             ticket = next(self._listing, None)
             if ticket is None:
+                self.listed = True
                 return False
             queue_id, schedule = ticket.queue_id, ticket.schedule
             if queue_id in timeline or queue_id in self.live:

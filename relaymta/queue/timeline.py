@@ -17,7 +17,9 @@ import heapq
 from collections.abc import Iterator
 from enum import IntEnum
 
-from attrs import define, field, frozen
+from attrs import frozen
+
+from relaymta.store.numbers import Numbers
 
 SHELVES = 256  # small dictionaries instead of one: none is ever so large that growing it stops the reactor
 
@@ -47,44 +49,13 @@ class Entry:
     state: State
 
 
-@define(eq=False)
-class _Names:
-    """Numbers for names, shared by all tickets that have the same one, and how many tickets that are."""
-
-    rows: list[str] = field(factory=list)
-    uses: list[int] = field(factory=list)
-    numbers: dict[str, int] = field(factory=dict)
-    unused: list[int] = field(factory=list)
-
-    def take(self, name: str) -> int:
-        number = self.numbers.get(name)
-        if number is None:
-            if self.unused:
-                number = self.unused.pop()
-                self.rows[number] = name
-            else:
-                number = len(self.rows)
-                self.rows.append(name)
-                self.uses.append(0)
-            self.numbers[name] = number
-        self.uses[number] += 1
-        return number
-
-    def give(self, number: int) -> None:
-        self.uses[number] -= 1
-        if not self.uses[number]:
-            del self.numbers[self.rows[number]]
-            self.rows[number] = ""
-            self.unused.append(number)
-
-
 class Timeline:
     """All tickets of one shard."""
 
     def __init__(self) -> None:
         self._shelves: tuple[dict[str, int], ...] = tuple({} for _ in range(SHELVES))
-        self._lanes = _Names()
-        self._senders = _Names()
+        self._lanes = Numbers()
+        self._senders = Numbers()
         self._slots: dict[int, list[str]] = {}
         self._seconds: list[int] = []
         self._counts = [0, 0, 0]

@@ -44,6 +44,17 @@ class Fleet:
         self._listen_to(spool)
         return spool.open().addCallback(opened)
 
+    @property
+    def empty(self) -> bool:
+        """See Spool.empty: of all shards."""
+        return all(spool.empty for spool in self._spools.values())
+
+    def release(self) -> Deferred[list[int]]:
+        """Give up adopted shards in which nothing is left, once all were listed; fires with their numbers."""
+        empty = [number for number, spool in self._spools.items() if spool is not self._own and spool.empty]
+        closed = gatherResults([self._spools.pop(number).close() for number in empty], consumeErrors=True)
+        return closed.addCallback(lambda _: empty)
+
     def _with(self, queue_id: str) -> Spool:
         return self._spools.get(self._shard_of(queue_id), self._own)
 

@@ -152,6 +152,10 @@ class Spool(Protocol):
     def load(self, queue_id: str) -> Stored:
         """Read one message. Raises KeyError if unknown, SpoolCorrupt, or SpoolError if it cannot be read now."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is here any more; known once waiting() has been listed to its end."""
+
     def free(self) -> int:
         """Octets that may still be written on the file system, at most a second old."""
 

@@ -113,6 +113,9 @@ class Ledger:
             queue_id = next(iter(self._unlisted))
             yield Ticket(queue_id, self._unlisted.pop(queue_id))
 
+    def __len__(self) -> int:
+        return len(self._live)
+
     @property
     def busy(self) -> bool:
         """Whether somebody waits for an answer, or files are being made of messages."""

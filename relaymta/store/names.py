@@ -29,20 +29,25 @@ def encode(queue_id: str, schedule: Schedule) -> str:
 
 def decode(name: str) -> Ticket | None:
     """What a name says, or None when it is not one of ours."""
-    queue_id, _, rest = name.partition(",")
-    due, _, suffix = rest.partition(",")
-    known = _known(suffix)
-    if known is None or not (queue_id.isascii() and queue_id.isalnum() and due.isascii() and due.isdigit()):
+    parts = name.split(",")
+    if len(parts) != 5:
+        return None
+    queue_id, due, state, lane, sender = parts
+    if state not in ("w", "h") or not (queue_id.isascii() and queue_id.isalnum() and due.isascii() and due.isdigit()):
         return None
     if due[0] == "0" and due != "0":  # a name has one spelling, or a rename could not find it again
         return None
-    held, lane, sender = known
-    return Ticket(queue_id, Schedule(int(due), lane, sender, held))
+    return Ticket(queue_id, Schedule(int(due), _text(lane), _text(sender), state == "h"))
 
 
 def folder(queue_id: str, folders: int) -> str:
     """Which of the folders of new/ a message lies in: two hexadecimal digits (three above 256 folders)."""
     return f"{zlib.crc32(queue_id.encode()) % folders:02x}"
+
+
+def _text(part: str) -> str:
+    # Interned: a million tickets of fifty thousand lanes share their strings.
+    return sys.intern(unquote(part) if "%" in part else part)
 
 
 @lru_cache(maxsize=8192)
@@ -51,14 +56,6 @@ def _suffix(held: bool, lane: str, sender: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _known(suffix: str) -> tuple[bool, str, str] | None:
-    parts = suffix.split(",")
-    if len(parts) != 3 or parts[0] not in ("w", "h"):
-        return None
-    # Interned: a million tickets of fifty thousand lanes share their strings.
-    return parts[0] == "h", sys.intern(unquote(parts[1])), sys.intern(unquote(parts[2]))
-
-
 def _fit(text: str, limit: int) -> str:
     text = text[:limit]
     while len(quoted := quote(text, _SAFE, errors="backslashreplace")) > limit:

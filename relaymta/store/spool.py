@@ -181,6 +181,11 @@ class DiskSpool:
         """See Spool.waiting()."""
         return chain(self._ledger.waiting(), self._files.waiting())
 
+    @property
+    def empty(self) -> bool:
+        """See Spool.empty."""
+        return not (len(self._ledger) or len(self._files) or self._inflows or self._files.busy)
+
     def free(self) -> int:
         """See Spool.free(). Raises OSError."""
         now = self._seconds()

@@ -13,7 +13,6 @@ from relaymta.admin.control import CommandError
 from relaymta.admin.recorder import Recorder
 from relaymta.config import ConfigError, Problem
 from relaymta.events import MessageFinished
-from relaymta.queue.lanes import LaneRow
 from tests.queue.rig import Rig
 
 
@@ -25,6 +24,9 @@ class Daemon:
         self.stopped: list[str] = []
         self.recorder = Recorder(lambda: self.now)
         self.rig = Rig()
+        for number in range(lanes):
+            for ticket in range(number + 1):
+                self.rig.lanes.add_ticket(f"smtp:{number}.example", f"{number}-{ticket}")
         steering = DaemonCommands(
             version="0.1.0", pid=42, seconds=lambda: self.now, reload=reload, stop=self.stopped.append
         )
@@ -33,7 +35,7 @@ class Daemon:
             pid=42,
             seconds=lambda: self.now,
             stats=self.rig.manager.stats,
-            lanes=lambda: [LaneRow(f"smtp:{n}.example", 1, 20, n, 0, 0, 0.0) for n in range(lanes)],
+            lanes=self.rig.lanes,
             recorder=self.recorder,
             more=lambda: {"sessions": {"mx": 3}},
         )

@@ -55,7 +55,8 @@ class FanoutTests(TestCase):
             control = ControlSocket(reactor, path, commands, lambda event: None)
             control.open()
             self.addCleanup(control.close)
-        self.table = Fanout(lambda: self.paths).table()
+        self.absent: list[str] = []
+        self.table = Fanout(lambda: self.paths, lambda: self.absent).table()
 
     async def rows(self, command: str, **arguments: Any) -> list[Any]:
         """What the parent answers."""
@@ -95,6 +96,18 @@ class FanoutTests(TestCase):
         self.paths["worker 2"] = "nowhere"
         with self.assertRaisesRegex(CommandError, "worker 2 does not answer"):
             await self.rows("queue.list")
+
+    async def test_a_worker_that_is_being_started_again_is_named(self) -> None:
+        """What it has cannot be shown; numbers say so beside them, listings and traces at their end."""
+        self.absent = ["worker 7"]
+        (row,) = await self.rows("stats")
+        assert row["missing"] == ["worker 7"] and row["workers"] == 2
+        for command, arguments in (("queue.list", {}), ("trace", {"id": "A"})):
+            seen: list[Any] = []
+            answer: Any = self.table[command](arguments)
+            with self.assertRaisesRegex(CommandError, "worker 7: being started again"):
+                await deferToThread(lambda answer=answer, seen=seen: seen.extend(row for row in answer if row))
+            assert seen
 
     async def test_one_worker_is_asked_in_a_thread(self) -> None:
         """ask() gives all rows of one worker."""

@@ -51,7 +51,7 @@ class AgainstADaemon(TestCase):
             ).table(),
             **RelayCommands(
                 version="0.1.0", pid=42, seconds=self.rig.clock.seconds, stats=self.rig.manager.stats,
-                lanes=self.rig.lanes.rows, recorder=self.recorder,
+                lanes=self.rig.lanes, recorder=self.recorder,
             ).table(),
         }  # fmt: skip
         self.control = ControlSocket(reactor, path, self.commands, self.rig.told.append)

@@ -158,6 +158,22 @@ def test_reload_under_load_loses_and_refuses_nothing(
     assert "Traceback" not in daemon.log()
 
 
+def test_reloads_use_the_same_few_shards_again(
+    relay: Callable[..., Daemon], postbox: Callable[..., Postbox]
+) -> None:
+    """A generation's shards are adopted, given up when they are empty, and used again; none holds on to a letter."""
+    sink = postbox()
+    daemon = relay(sink=sink.port, workers=2, extra=QUICK)
+    spool = daemon.folder / "spool"
+    for number in range(5):
+        send_letter(daemon.port, number)
+        sink.wait_for(number + 1)
+        assert daemon.ask("reload") == [{"reloaded": True}]
+        wait_until("the old workers' end", lambda: len(daemon.worker_pids()) == 2)
+    assert len(list(spool.glob("shard-*"))) <= 6
+    assert daemon.count("queued") == 0
+
+
 def test_a_message_that_waits_survives_kill_9(relay: Callable[..., Daemon], postbox: Callable[..., Postbox]) -> None:
     """A deferred letter, and a held one, are there after a crash as they were before."""
     sink = postbox(lambda visit, stage, _: "450 4.2.0 later" if stage == "RCPT" else None)

@@ -172,6 +172,11 @@ class MemorySpool:
             raise SpoolCorrupt(f"{queue_id}: checksum")
         return Stored(queue_id, kept.head, MemoryContent(kept.content), kept.lines, kept.schedule)
 
+    @property
+    def empty(self) -> bool:
+        """See Spool.empty."""
+        return not self.stable
+
     def free(self) -> int:
         """See Spool.free()."""
         return self.octets_free
