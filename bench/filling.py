@@ -25,16 +25,22 @@ from relaymta.store.spool import FOLDERS
 
 BEFORE = 600  # seconds that the relay was down: so much of the queue is overdue at the start
 AFTER = 3000  # seconds until the last of it is due
-SENDERS = 200
 CONTENT = b"Subject: deep\r\n\r\n" + b"waiting\r\n" * 100
 
 
-def fill(spool: Path, shards: int, messages: int, domains: int, zone: str) -> float:
-    """Put `messages` for `domains` names under `zone` into that many shards, evenly; seconds it took."""
+def fill(
+    spool: Path, shards: int, messages: int, domains: int, zone: str, *, senders: int = 200, after: float = AFTER
+) -> float:
+    """Put `messages` for `domains` names under `zone` into that many shards, evenly; seconds it took.
+
+    They are due from BEFORE seconds ago until `after` seconds from now.
+    """
     begun = time.monotonic()
     spool.mkdir(parents=True, exist_ok=True)
     crew = [
-        get_context("fork").Process(target=_fill, args=(str(spool), number, messages // shards, domains, zone))
+        get_context("fork").Process(
+            target=_fill, args=(str(spool), number, messages // shards, domains, zone, senders, after)
+        )
         for number in range(shards)
     ]
     for process in crew:
@@ -46,7 +52,7 @@ def fill(spool: Path, shards: int, messages: int, domains: int, zone: str) -> fl
     return time.monotonic() - begun
 
 
-def _fill(spool: str, number: int, messages: int, domains: int, zone: str) -> None:
+def _fill(spool: str, number: int, messages: int, domains: int, zone: str, senders: int, after: float) -> None:
     disk, random, now = RealDisk(), Random(number), time.time()
     path = shard_path(spool, number)
     owned = claim(disk, path)
@@ -56,10 +62,10 @@ def _fill(spool: str, number: int, messages: int, domains: int, zone: str) -> No
     for _ in range(messages):
         queue_id = ids.next()
         domain = f"d{random.randrange(domains):05d}.{zone}"
-        sender = f"news{random.randrange(SENDERS)}@bench.test"
+        sender = f"news{random.randrange(senders)}@bench.test"
         envelope = Envelope(parse_mailbox(sender), (Recipient(parse_mailbox(f"user@{domain}")),), now - 86400)
         outcome = Outcome(0, Fate.DEFERRED, Scope.HOST, "4.4.1", "connection refused", now - 3600)
-        schedule = Schedule(int(now + random.uniform(-BEFORE, AFTER)), f"smtp:{domain}", sender)
+        schedule = Schedule(int(now + random.uniform(-BEFORE, after)), f"smtp:{domain}", sender)
         name = names.encode(queue_id, schedule)
         story = [encode_entry(Attempted(now - 3600, (outcome,)))]
         parking = Parking(queue_id, name, encode_envelope(envelope), CONTENT, story)

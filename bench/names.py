@@ -59,6 +59,11 @@ def host(which: int) -> str:
     return f"127.0.{160 + which // 250}.{1 + which % 250}"
 
 
+def grave(which: int) -> str:
+    """The loopback address of dead domain number `which`."""
+    return f"127.0.{156 + which // 250}.{1 + which % 250}"
+
+
 def hosts(domains: int) -> Iterator[tuple[str, int]]:
     """Where a sink listens for so many domains."""
     return ((host(which), 25) for which in range(domains))
@@ -71,6 +76,7 @@ class Names:
     directory: Path
     domains: int = 1000
     refusing: str = "127.0.154.1"  # where all of deep.test takes mail, or does not
+    dead: int = 0  # of deep.test, so many have an address each that never answers
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -80,8 +86,10 @@ class Names:
         for which in range(self.domains):
             zone.append(f"d{which:04d} MX 10 mx.d{which:04d}\nmx.d{which:04d} A {host(which)}\n")
         (self.directory / "bench.zone").write_text("".join(zone))
-        deep = HEAD.format(zone="deep.test", resolver=RESOLVER) + f"mx A {self.refusing}\n* MX 10 mx\n"
-        (self.directory / "deep.zone").write_text(deep)
+        deep = [HEAD.format(zone="deep.test", resolver=RESOLVER) + f"mx A {self.refusing}\n* MX 10 mx\n"]
+        for which in range(self.dead):
+            deep.append(f"d{which:05d} MX 10 mx.d{which:05d}\nmx.d{which:05d} A {grave(which)}\n")
+        (self.directory / "deep.zone").write_text("".join(deep))
         file = self.directory / "nsd.conf"
         file.write_text(CONFIGURATION.format(directory=self.directory, resolver=RESOLVER))
         self._process = subprocess.Popen(

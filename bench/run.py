@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import evolve
 
-from bench import alone, names, postfix, report
+from bench import alone, crowded, names, postfix, report
 from bench.conductor import Round, RoundError, Sinks, calibrate, measure, median, plain
 from bench.generator import Load
 from bench.letter import Letter
@@ -38,8 +38,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--generators", type=int, default=2, help="generator processes (2)")
     parser.add_argument("--sinks", type=int, default=2, help="sink processes (2)")
     parser.add_argument("--growth-messages", type=int, default=500_000)
-    parser.add_argument("--deep-messages", type=int, default=200_000)
+    parser.add_argument("--deep-messages", type=int, default=1_000_000)
     parser.add_argument("--deep-domains", type=int, default=50_000)
+    parser.add_argument("--bulk-messages", type=int, default=100_000)
+    parser.add_argument("--dead-domains", type=int, default=500)
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)")
     parser.add_argument("--keep", action="store_true", help="leave queues and logs for a look")
     wanted = parser.parse_args()
@@ -114,7 +116,9 @@ def by_itself(name: str, wanted: argparse.Namespace, directory: Path) -> list[di
             return alone.latency(directory, wanted.seconds, wanted.generators)
         if name == "growth":
             return alone.growth(directory, wanted.growth_messages, wanted.generators)
-        return alone.deep(directory, wanted.deep_messages, wanted.deep_domains, wanted.generators)
+        if name == "fairness":
+            return crowded.fairness(directory, wanted.bulk_messages, wanted.dead_domains, wanted.generators)
+        return crowded.deep(directory, wanted.deep_messages, wanted.deep_domains)
     except (RoundError, RuntimeError, TimeoutError, OSError) as error:
         say(f"  failed: {error}")
         return [{"error": str(error).splitlines()[0]}]
@@ -147,7 +151,7 @@ def main() -> int:
                 say(f"{name}: {scenario.title}")
                 results["side_by_side"].append(compare(scenario, kinds, wanted, directory))
             elif "relaymta" in kinds:
-                if name == "deep" and (reason := names.why_not()):
+                if name in ("deep", "fairness") and (reason := names.why_not()):
                     say(f"{name}: left out, {reason}.")
                     continue
                 say(f"{name}:")

@@ -57,5 +57,5 @@ MORE = (
 
 SIDE_BY_SIDE = {scenario.name: scenario for scenario in (*QUICK, *MORE)}
 
-# relaymta by itself; each is a function of bench.alone
-ALONE = ("scaling", "latency", "growth", "deep")
+# relaymta by itself; each is a function of bench.alone or bench.crowded
+ALONE = ("scaling", "latency", "growth", "deep", "fairness")
