@@ -161,6 +161,7 @@ class Relay:
                     self._ids.next,
                     on_bug=self._bug,
                     on_turned_away=self._turned_away,
+                    on_bad_header=self._bad_header,
                     on_tls=self._tls_started,
                     exempt=self._trusts,
                     counts=self._board,
@@ -273,6 +274,9 @@ class Relay:
 
     def _turned_away(self, peer: Peer, reply: Reply) -> None:
         self._tell(events.SessionRefused(peer.session, peer.listener, peer.client, str(reply)))
+
+    def _bad_header(self, peer: Peer, reason: str) -> None:
+        self._tell(events.ProxyRefused(peer.session, peer.listener, peer.client, reason))
 
 
 def _terms(settings: Settings, workers: int) -> Terms:

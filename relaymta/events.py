@@ -68,6 +68,45 @@ class SessionRefused(Event):
 
 
 @frozen(slots=True)
+class ClientNamed(Event):
+    """The host at `proxy` said, `by` PROXY or XCLIENT, whose connection it is; `client` "": it could not say."""
+
+    session: str
+    listener: str
+    proxy: str
+    by: str
+    client: str
+    port: int
+    name: str
+    account: str
+
+
+@frozen(slots=True)
+class ProxyRefused(Event):
+    """A named proxy did not say, or not rightly, whose connection it is; it was closed without a word."""
+
+    session: str
+    listener: str
+    proxy: str
+    reason: str
+
+
+@frozen(slots=True)
+class OriginForwarded(Event):
+    """The client said by XFORWARD where its next message comes from: facts for the log that nobody has checked."""
+
+    session: str
+    client: str
+    origin: str
+    port: int
+    name: str
+    helo: str
+    protocol: str
+    ident: str
+    source: str
+
+
+@frozen(slots=True)
 class TlsStarted(Event):
     """A session's TLS handshake ended well."""
 

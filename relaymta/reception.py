@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -24,6 +24,7 @@ from relaymta.policy.pipeline import Pipeline
 from relaymta.policy.relaying import Relaying
 from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
 from relaymta.queue.manager import Incoming, Manager
+from relaymta.smtp.commands import XForward
 from relaymta.smtp.server import MailCommand, Peer, RcptCommand, Sink
 from relaymta.store.interfaces import SpoolError
 
@@ -111,7 +112,7 @@ class Guest:
     messages: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self._trusted = self._house.manners.relaying.trusts(self._peer.client)
+        self._trusted = self._peer.known and self._house.manners.relaying.trusts(self._peer.client)
         self._transaction = self._fresh()
 
     def _fresh(self) -> Transaction:
@@ -129,6 +130,8 @@ class Guest:
     def connect(self) -> Reply | None | Awaitable[Reply | None]:
         """Greet, or refuse at the door."""
         peer = self._peer
+        if peer.proxy:
+            self._tell_proxy()
         self._house.tell(events.SessionOpened(peer.session, peer.listener, peer.client, peer.port))
         return self._say(self._house.manners.pipeline.connect(self._transaction), "CONNECT")
 
@@ -147,6 +150,8 @@ class Guest:
         transaction.size = command.size or 0
         self._mail = command
         self._mail_at = self._house.seconds()
+        if self._peer.forwarded is not None:
+            self._tell_forwarded(self._peer.forwarded)
         return self._say(self._house.manners.pipeline.mail(transaction), "MAIL")
 
     def rcpt(self, command: RcptCommand) -> Reply | None | Awaitable[Reply | None]:
@@ -201,6 +206,39 @@ class Guest:
             )
         )
 
+    # Who speaks for others
+
+    def _tell_proxy(self) -> None:
+        peer = self._peer
+        self._house.tell(
+            events.ClientNamed(
+                peer.session,
+                peer.listener,
+                peer.proxy,
+                "XCLIENT" if peer.introduced else "PROXY",
+                peer.client if peer.known else "",
+                peer.port,
+                peer.name,
+                peer.account,
+            )
+        )
+
+    def _tell_forwarded(self, said: XForward) -> None:
+        peer = self._peer
+        self._house.tell(
+            events.OriginForwarded(
+                peer.session,
+                peer.client,
+                said.client,
+                said.port,
+                said.name,
+                said.helo,
+                said.protocol,
+                said.ident,
+                said.source,
+            )
+        )
+
     # What the stages share
 
     def _say(self, judgement: Judgement, command: str) -> Reply | None | Awaitable[Reply | None]:
@@ -232,9 +270,11 @@ class Guest:
             client=peer.client,
             port=peer.port,
             helo=peer.helo,
-            protocol=protocol(esmtp=peer.esmtp, tls=bool(peer.tls), utf8=mail.smtputf8),
+            protocol=protocol(esmtp=peer.esmtp, tls=bool(peer.tls), utf8=mail.smtputf8, lmtp=peer.lmtp),
             tls=peer.tls,
         )
+        if peer.forwarded is not None:
+            origin = forwarded(origin, peer.forwarded)
         return Envelope(
             sender=mail.sender,
             recipients=tuple(self._transaction.recipients),
@@ -256,6 +296,16 @@ class Guest:
             )
         )
         return reply
+
+
+def forwarded(origin: Origin, said: XForward) -> Origin:
+    """An origin as XFORWARD tells it, as far as it does; how the message came to us stays what it was."""
+    return evolve(
+        origin,
+        client=said.client or origin.client,
+        port=said.port if said.client else origin.port,
+        helo=said.helo or origin.helo,
+    )
 
 
 class Arrival:

@@ -207,7 +207,9 @@ def _close(these: Mapping[str, socket.socket], but: Mapping[str, socket.socket])
 
 
 def _bind(listener: ListenerSettings) -> socket.socket:
-    return bind(listener.address) if listener.address is not None else bind_endpoint(reactor, listener.endpoint)
+    if listener.address is None:
+        return bind_endpoint(reactor, listener.endpoint)
+    return bind(listener.address, listener.group)
 
 
 def _place(listener: ListenerSettings) -> str:

@@ -247,8 +247,8 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
         if listener.name in names:
             yield f"{key}.name", f'listener[{names[listener.name] + 1}] is called "{listener.name}" too'
         names.setdefault(listener.name, position)
-        if listener.profile is not Profile.MX:
-            yield f"{key}.profile", f'"{listener.profile.value}" {NOT_YET}; write "mx"'
+        if listener.profile is Profile.SUBMISSION:
+            yield f"{key}.profile", f'"{listener.profile.value}" {NOT_YET}; write "mx" or "lmtp"'
         if listener.tls is not TlsMode.NONE:
             yield f"{key}.tls", f'"{listener.tls.value}" {NOT_YET}; write "none"'
         if listener.auth is not AuthMode.NONE:
@@ -341,6 +341,9 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
     if settings.admin.group and not _exists(grp.getgrnam, settings.admin.group):
         yield "admin.group", f'there is no group "{settings.admin.group}" on this machine'
+    for position, listener in enumerate(settings.listeners):
+        if listener.group and not _exists(grp.getgrnam, listener.group):
+            yield f"listener[{position}].group", f'there is no group "{listener.group}" on this machine'
 
 
 def doubts(settings: Settings) -> Iterator[tuple[str, str]]:

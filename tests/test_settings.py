@@ -145,10 +145,19 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
          "6: listener[2].address: listener[1] is at 0.0.0.0:25 already"),
         ('[[listener]]\naddress = "mail.example.org:25"',
          '2: listener[1].address: "mail.example.org:25" names a host; an IP address of this machine is wanted'),
-        ('[[listener]]\naddress = "0.0.0.0:25"\nprofile = "lmtp"\ntls = "starttls"\nauth = "optional"',
-         '3: listener[1].profile: "lmtp" is not available in this version; write "mx"|'
+        ('[[listener]]\naddress = "0.0.0.0:25"\nprofile = "submission"\ntls = "starttls"\nauth = "optional"',
+         '3: listener[1].profile: "submission" is not available in this version; write "mx" or "lmtp"|'
          '4: listener[1].tls: "starttls" is not available in this version; write "none"|'
          '5: listener[1].auth: "optional" is not available in this version; write "none"'),
+        ('[[listener]]\naddress = "127.0.0.1:25"\ngroup = "mail"',
+         "3: listener[1].group: only a UNIX socket has a group"),
+        ('[[listener]]\naddress = "127.0.0.1:25"\nprofile = "lmtp"',
+         "3: listener[1].profile: LMTP is never spoken on port 25 (RFC 2033 §5)"),
+        ('[[listener]]\naddress = "[::]:25"\nproxy = ["0.0.0.0/0"]\nxclient = ["::/0"]\n'
+         'xforward = ["10.0.0.0/8", "::/0"]',
+         "3: listener[1].proxy[1]: 0.0.0.0/0 is everybody: anyone could say to be anyone|"
+         "4: listener[1].xclient[1]: ::/0 is everybody: anyone could say to be anyone|"
+         "5: listener[1].xforward[2]: ::/0 is everybody: anyone could say to be anyone"),
         ('[[route]]\nrecipient = "*"\nto = "mx"\ntls = "dane"',
          '4: route[1].tls: "dane" is not available in this version; write "verify", "encrypt" or "opportunistic"'),
         ('[relay]\nnetworks = ["0.0.0.0/0"]',

@@ -7,6 +7,7 @@ How an address is written is left to config.
 from __future__ import annotations
 
 import errno
+import grp
 import os
 import socket
 import stat
@@ -44,14 +45,14 @@ def family(address: SocketAddress) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address.host else socket.AF_INET
 
 
-def bind(address: SocketAddress) -> socket.socket:
-    """A listening, non-blocking socket. Raises ListenError."""
+def bind(address: SocketAddress, group: str = "") -> socket.socket:
+    """A listening, non-blocking socket; `group`, which exists, may open it if it is a UNIX one. Raises ListenError."""
     sock = socket.socket(family(address), socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if address.path:
             _clear_stale(address.path)
-            sock.bind(address.path)
+            _bind_path(sock, address.path, group)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if sock.family == socket.AF_INET6:
@@ -63,6 +64,19 @@ def bind(address: SocketAddress) -> socket.socket:
         cause = error.strerror or str(error)
         raise ListenError(error.errno, f"cannot listen on {address}: {cause}") from error
     return sock
+
+
+def _bind_path(sock: socket.socket, path: str, group: str) -> None:
+    if not group:
+        sock.bind(path)
+        return
+    umask = os.umask(0o177)  # nobody else may connect before the group is set
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(umask)
+    os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    os.chmod(path, 0o660)
 
 
 def _clear_stale(path: str) -> None:

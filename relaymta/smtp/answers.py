@@ -16,6 +16,7 @@ GO_AHEAD = Reply(354, "", "end data with <CR><LF>.<CR><LF>")
 TAKEN = Reply(250, "2.0.0", "message accepted")
 RESET_OK = Reply(250, "2.0.0", "ok")
 NOOP_OK = Reply(250, "2.0.0", "ok")
+FORWARD_OK = Reply(250, "2.0.0", "ok")
 CANNOT_VERIFY = Reply(252, "2.0.0", "cannot verify, but will take mail and try to deliver it")  # RFC 5321 §3.5.3
 HELP = Reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT: RFC 5321")
 BYE = Reply(221, "2.0.0", "bye", close=True)
@@ -23,10 +24,11 @@ READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
 
 # Out of turn (RFC 5321 §4.1.4)
 
-HELLO_FIRST = Reply(503, "5.5.1", "send EHLO first")
+HELLO_FIRST = Reply(503, "5.5.1", "send EHLO (over LMTP: LHLO) first")
 MAIL_FIRST = Reply(503, "5.5.1", "send MAIL first")
 MAIL_NESTED = Reply(503, "5.5.1", "a transaction is under way: end it or send RSET")
 NO_RECIPIENTS = Reply(554, "5.5.1", "no valid recipients")  # RFC 5321 §3.3
+NO_RECIPIENTS_LMTP = Reply(503, "5.5.1", "no valid recipients")  # RFC 2033 §4.2
 CHUNKS_UNDER_WAY = Reply(503, "5.5.1", "chunks are under way: send BDAT or RSET")  # RFC 3030 §2
 TLS_ACTIVE = Reply(503, "5.5.1", "TLS is already active")
 TLS_ABSENT = Reply(502, "5.5.1", "TLS is not available")
@@ -34,6 +36,7 @@ TLS_ABSENT = Reply(502, "5.5.1", "TLS is not available")
 # Malformed
 
 UNRECOGNIZED = Reply(500, "5.5.1", "command not recognized")
+LHLO_ONLY = Reply(500, "5.5.1", "this is LMTP: send LHLO")  # RFC 2033 §4.1
 NOT_IMPLEMENTED = Reply(502, "5.5.1", "command not implemented")
 TOO_LONG = Reply(500, "5.5.2", "command line too long")  # RFC 5321 §4.5.3.1.4
 BARE_LF = Reply(500, "5.5.2", "bare LF in a command")

@@ -6,8 +6,8 @@ client may do inside is left to smtp.session and the handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import IPv6Address
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -87,8 +87,8 @@ class Door:
     def __len__(self) -> int:
         return len(self._inside)
 
-    def enter(self, guest: Guest, client: str) -> Reply | None:
-        """Let a client in and count it, or say why not."""
+    def enter(self, guest: Guest, client: str | None) -> Reply | None:
+        """Let a client in and count it, or say why not; None is who speaks for others, and is not one of them."""
         if self._shut:
             return answers.GOING_DOWN
         counts = self._counts
@@ -97,8 +97,8 @@ class Door:
             if not counts.take(self._all, self.most):
                 return answers.TOO_MANY_CONNECTIONS
             counted = (self._all,)
-        if self.most_per_client > 0 and not self._exempt(client):
-            key = self._all + b" " + client_key(client).encode()
+        key = self._key(client)
+        if key is not None:
             if not counts.take(key, self.most_per_client):
                 for one in counted:
                     counts.give(one)
@@ -106,6 +106,28 @@ class Door:
             counted = (*counted, key)
         self._inside[guest] = counted
         return None
+
+    def rename(self, guest: Guest, client: str | None) -> Reply | None:
+        """One who is inside turns out to be another client: count it as that one, or say why not.
+
+        Who is refused is counted under no client any more.
+        """
+        counts, counted = self._counts, list(self._inside[guest])
+        for one in [one for one in counted if one != self._all]:
+            counted.remove(one)
+            counts.give(one)
+        key = self._key(client)
+        refused = key is not None and not counts.take(key, self.most_per_client)
+        if key is not None and not refused:
+            counted.append(key)
+        self._inside[guest] = tuple(counted)
+        return answers.TOO_MANY_FROM_CLIENT if refused else None
+
+    def _key(self, client: str | None) -> bytes | None:
+        """What a client is counted under; None where it is not limited."""
+        if client is None or self.most_per_client <= 0 or self._exempt(client):
+            return None
+        return self._all + b" " + client_key(client).encode()
 
     def leave(self, guest: Guest) -> None:
         """Forget one who has gone; nothing happens when it was never let in."""
@@ -152,3 +174,11 @@ def client_key(client: str) -> str:
 def is_loopback(client: str) -> bool:
     """Whether a client is this machine, also over a UNIX socket ("")."""
     return client.startswith("127.") or client in ("", "::1")
+
+
+def within(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Whether a client (an address as text, "" over a UNIX socket) is of these networks."""
+    if not networks or not client:
+        return False
+    address = ip_address(client.partition("%")[0])
+    return any(address in network for network in networks)

@@ -12,7 +12,7 @@ from typing import Protocol
 from attrs import define
 
 from relaymta.mail.reply import Reply
-from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.commands import MailCommand, RcptCommand, XForward
 
 Verdict = Reply | None | Awaitable[Reply | None]  # None: the standard positive reply
 
@@ -26,6 +26,9 @@ class Peer:
     `certificate` is the SHA-256 fingerprint (lower-case hex) of a client certificate, "" without one;
     `certificate_names` the names (str: DNS names and mailboxes of its subjectAltName, else its CN) of one that chains
     to the listener's `tls_client_ca`, () where it does not.
+    `proxy` is the address of who said whose connection this is, "" where nobody did; `introduced`: by XCLIENT. Where it
+    could not say, `known` is False and `client` the proxy's own address, which earns nothing. `name` is the client's
+    name in the DNS as XCLIENT gave it. `forwarded` is where the message under way comes from, as XFORWARD said.
     `commands` is counted up to date when the handler's `closed` is called.
     """
 
@@ -41,6 +44,12 @@ class Peer:
     certificate: str = ""
     certificate_names: tuple[str, ...] = ()
     commands: int = 0
+    lmtp: bool = False
+    known: bool = True
+    proxy: str = ""
+    introduced: bool = False
+    name: str = ""
+    forwarded: XForward | None = None
 
 
 class Sink(Protocol):

@@ -1,15 +1,17 @@
 """What a listener offers and bears, made once of its settings for all its sessions.
 
 RFC 5321 §4.1.1.1 and §4.2 (greeting and EHLO), RFC 1870 (SIZE), 1854 and 2920 (PIPELINING), 2034
-(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 6152 (8BITMIME), 6531 (SMTPUTF8), 9422 (LIMITS).
+(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 6152 (8BITMIME), 6531 (SMTPUTF8), 9422 (LIMITS),
+2033 (LMTP).
 """
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from relaymta.mail.reply import Reply
-from relaymta.smtp.settings import BareNewlines, ListenerSettings, TlsMode
+from relaymta.smtp.commands import XCLIENT, XFORWARD
+from relaymta.smtp.settings import BareNewlines, ListenerSettings, Profile, TlsMode
 
 
 @frozen(slots=True)
@@ -28,6 +30,9 @@ class Rules:
     helo: bytes
     ehlo_clear: bytes
     ehlo_tls: bytes
+    lmtp: bool = False
+    xclient: bool = False  # whether this client may say for whom it speaks
+    xforward: bool = False
 
     def hello(self, *, esmtp: bool, tls: bool) -> bytes:
         """The positive reply to EHLO (`esmtp`) or HELO."""
@@ -35,10 +40,23 @@ class Rules:
             return self.helo
         return self.ehlo_tls if tls else self.ehlo_clear
 
+    def speaking(self, *, xclient: bool, xforward: bool) -> Rules:
+        """These rules for a client who may speak for others, which is offered to no other."""
+        offers = [" ".join(("XCLIENT", *XCLIENT))] if xclient else []
+        offers += [" ".join(("XFORWARD", *XFORWARD))] if xforward else []
+        return evolve(
+            self,
+            xclient=xclient,
+            xforward=xforward,
+            ehlo_clear=_offering(self.ehlo_clear, offers),
+            ehlo_tls=_offering(self.ehlo_tls, offers),
+        )
+
 
 def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
     """The rules of a listener on the host of that name."""
     limits = settings.limits
+    lmtp = settings.profile is Profile.LMTP
     starttls = settings.tls is TlsMode.STARTTLS
     return Rules(
         max_message_size=settings.max_message_size,
@@ -49,10 +67,11 @@ def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
         max_unrecognized=limits.unrecognized,
         normalize=settings.bare_newlines is BareNewlines.NORMALIZE,
         starttls=starttls,
-        greeting=Reply(220, "", f"{hostname} ESMTP relaymta").render(),
+        greeting=Reply(220, "", f"{hostname} {'LMTP' if lmtp else 'ESMTP'} relaymta").render(),
         helo=Reply(250, "", hostname).render(),
         ehlo_clear=_ehlo(hostname, settings, starttls),
         ehlo_tls=_ehlo(hostname, settings, False),  # RFC 3207 §4.2: not offered once TLS is on
+        lmtp=lmtp,
     )
 
 
@@ -71,6 +90,13 @@ def _ehlo(hostname: str, settings: ListenerSettings, starttls: bool) -> bytes:
     if starttls:
         lines.append("STARTTLS")
     return Reply(250, "", "\n".join(lines)).render()
+
+
+def _offering(said: bytes, offers: list[str]) -> bytes:
+    """An answer to EHLO with more offers."""
+    first, _, rest = said.partition(b"\r\n")
+    more = b"".join(f"250-{offer}\r\n".encode("ascii") for offer in offers)
+    return first + b"\r\n" + more + rest
 
 
 def _limits(settings: ListenerSettings) -> str:

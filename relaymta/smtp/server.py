@@ -21,14 +21,17 @@ from zope.interface import implementer
 
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
-from relaymta.smtp.commands import MailCommand, RcptCommand
-from relaymta.smtp.door import Counts, Door, is_loopback
+from relaymta.smtp.commands import MailCommand, RcptCommand, XClient
+from relaymta.smtp.door import Counts, Door, is_loopback, within
 from relaymta.smtp.handler import Handler, Peer, Sink, Verdict
+from relaymta.smtp.proxy import ProxyHeader
 from relaymta.smtp.rules import rules_of
 from relaymta.smtp.session import Session
-from relaymta.smtp.settings import ListenerSettings, TlsMode
+from relaymta.smtp.settings import ListenerSettings, Profile, TlsMode
 from relaymta.smtp.timing import Patience
 from relaymta.smtp.turns import NEED_DATA, PAUSED, Hello, Piece, Refused, Signal, State
+from relaymta.smtp.vestibule import Vestibule
+from relaymta.smtp.whose import behind, counted, introduced, rules_for
 
 __all__ = [
     "Handler",
@@ -53,8 +56,9 @@ class RelayESMTP(smtp.ESMTP):
     transport: Any
     noisy = False
 
-    def __init__(self) -> None:
+    def __init__(self, header: ProxyHeader | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._header = header  # what a named proxy said of the connection
         self._handler: Handler | None = None  # none before the greeting, and for who is turned away
         self._sink: Sink | None = None
         self._waiting: Deferred[Any] | None = None  # the decision that is awaited
@@ -72,11 +76,11 @@ class RelayESMTP(smtp.ESMTP):
     def connectionMade(self) -> None:
         """Let the client in, or say 421 and close."""
         factory, transport = self.factory, self.transport
-        self.peer = factory.peer_of(transport)
-        self._session = Session(factory.rules)
+        self.peer = factory.peer_of(transport, self._header)
+        self._session = Session(rules_for(self.peer, factory.settings, factory.rules))
         self._seconds = factory.clock.seconds
         self._patience = Patience(factory.settings.timeouts, self._seconds())
-        refusal = factory.door.enter(self, self.peer.client)
+        refusal = factory.door.enter(self, counted(self.peer, factory.settings))
         if refusal is not None:
             self._turn_away(refusal)
             return
@@ -98,14 +102,18 @@ class RelayESMTP(smtp.ESMTP):
         self.transport.loseConnection()
 
     def _greet(self) -> None:
+        self._meet()
+        self._ring_in(self._patience.shortest)
+        self._pump()
+
+    def _meet(self) -> None:
+        """Make whoever decides for this client, and ask whether to greet it."""
         try:
             self._handler = self.factory.handler(self.peer)
         except Exception:  # noqa: BLE001 - the one who decides could not be made: nobody can be served
             self._session.reply(self._bug("connect"))
         else:
             self._ask("connect", self._handler.connect)
-        self._ring_in(self._patience.shortest)
-        self._pump()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the client, of any number of commands."""
@@ -180,6 +188,7 @@ class RelayESMTP(smtp.ESMTP):
             elif isinstance(event, RcptCommand):
                 self._ask("rcpt", handler.rcpt, event)
             elif isinstance(event, MailCommand):
+                self.peer.forwarded = session.forwarded
                 self._ask("mail", handler.mail, event)
             elif isinstance(event, Hello):
                 self.peer.helo, self.peer.esmtp = event.name, event.esmtp
@@ -187,6 +196,8 @@ class RelayESMTP(smtp.ESMTP):
                 self._note_hello()
             elif isinstance(event, Refused):
                 handler.refused(event.command, event.reply)
+            elif isinstance(event, XClient):
+                handler = self._begin_again(event, handler)
 
     def _ask(self, where: str, question: Callable[..., Any], *facts: object) -> None:
         """Put a question and hand on its answer, at once if it can be had at once."""
@@ -208,6 +219,22 @@ class RelayESMTP(smtp.ESMTP):
             self._sink = answer
             self._patience.begin_content()
             self._session.reply(None)
+
+    def _begin_again(self, command: XClient, handler: Handler) -> Handler | None:
+        """XCLIENT: what was is over, and whoever decides for the client that it names is asked from the greeting on."""
+        factory, session, before = self.factory, self._session, self.peer
+        peer = self.peer = introduced(before, command, factory.new_id())
+        before.commands = session.commands
+        self._handler = None
+        handler.closed(f"goes on as {peer.session}, by XCLIENT")
+        session.begin_again(peer.helo, peer.account)
+        refusal = factory.door.rename(self, counted(peer, factory.settings))
+        if refusal is not None:
+            factory.on_turned_away(peer, refusal)
+            session.reply(refusal)
+        else:
+            self._meet()
+        return self._handler
 
     def _note_hello(self) -> None:
         """An EHLO that was refused has not been said."""
@@ -248,7 +275,7 @@ class RelayESMTP(smtp.ESMTP):
     def _bug(self, where: str, trace: str = "") -> Reply:
         """Tell of an exception that no rule foresaw, and give the reply that it becomes."""
         self.factory.on_bug(f"smtp.server {where}", trace or format_exc())
-        return answers.BROKEN if self._session.state is State.CONNECTED else answers.OUR_FAULT
+        return answers.BROKEN if where == "connect" else answers.OUR_FAULT
 
     # Content
 
@@ -297,6 +324,9 @@ class RelayESMTP(smtp.ESMTP):
         """TLS is on."""
         self.peer.tls = _tls_facts(self.transport.getHandle())
         self._session.tls_started()
+        if self.peer.introduced:  # the certificate is that of the host that speaks for the client
+            self.peer.certificate, self.peer.certificate_names = "", ()
+            self.peer.account = self._session.account
         self.factory.on_tls(self.peer)
         if self._handler is None:
             self._greet()
@@ -385,8 +415,9 @@ class RelayFactory(smtp.SMTPFactory):
 
     `handler` makes the one who decides for a session; `new_id` makes session ids. `exempt` says which clients are not
     limited one by one. `on_bug` hears (where, traceback) of every exception that became a 421 or 451, `on_tls` of
-    every handshake that ended well, `on_turned_away` of every client that was refused
-    at the door. `counts` is who counts connections, None for this process alone.
+    every handshake that ended well, `on_turned_away` of every client that was refused at the door, `on_bad_header` of
+    every connection of a named proxy that says not whose it is. `counts` is who counts connections, None for this
+    process alone.
     """
 
     noisy = False
@@ -403,6 +434,7 @@ class RelayFactory(smtp.SMTPFactory):
         on_bug: Callable[[str, str], None],
         on_tls: Callable[[Peer], None] = lambda peer: None,
         on_turned_away: Callable[[Peer, Reply], None] = lambda peer, reply: None,
+        on_bad_header: Callable[[Peer, str], None] = lambda peer, reason: None,
         exempt: Callable[[str], bool] = is_loopback,
         tls_context: Any = None,
         counts: Counts | None = None,
@@ -416,6 +448,7 @@ class RelayFactory(smtp.SMTPFactory):
         self.on_bug = on_bug
         self.on_tls = on_tls
         self.on_turned_away = on_turned_away
+        self.on_bad_header = on_bad_header
         self.door = Door(0, 0, exempt, clock, counts, settings.name)
         self.configure(settings, tls_context)
 
@@ -433,22 +466,30 @@ class RelayFactory(smtp.SMTPFactory):
         self.door.most = settings.limits.connections
         self.door.most_per_client = settings.limits.connections_per_client
 
-    def buildProtocol(self, addr: object) -> RelayESMTP:  # type: ignore[override]
-        """The protocol of a new connection."""
-        protocol = RelayESMTP()
+    def buildProtocol(self, addr: object) -> RelayESMTP | Vestibule:  # type: ignore[override]
+        """The protocol of a new connection; that of a named proxy has to say first whose it is."""
+        if self.settings.proxy and within(_ip(getattr(addr, "host", "")), self.settings.proxy):
+            return Vestibule(self)
+        return self.session()
+
+    def session(self, header: ProxyHeader | None = None) -> RelayESMTP:
+        """The protocol of a connection, of which a named proxy may have said whose it is."""
+        protocol = RelayESMTP(header)
         protocol.factory = self
         return protocol
 
-    def peer_of(self, transport: Any) -> Peer:
+    def peer_of(self, transport: Any, header: ProxyHeader | None = None) -> Peer:
         """The facts of a connection."""
         client, local = transport.getPeer(), transport.getHost()
-        return Peer(
+        peer = Peer(
             session=self.new_id(),
             listener=self.settings.name,
             client=_ip(getattr(client, "host", "")),
             port=getattr(client, "port", 0),
             local=_ip(getattr(local, "host", "")),
+            lmtp=self.settings.profile is Profile.LMTP,
         )
+        return peer if header is None else behind(peer, header)
 
     def drain(self, limit: float = 30.0) -> Deferred[None]:
         """Take nobody in any more, say 421 4.3.2 to idle clients at once and to others after their transaction.

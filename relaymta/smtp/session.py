@@ -1,10 +1,12 @@
 """The server's side of the dialogue as a machine without input or output: bytes to events, decisions to replies.
 
 RFC 5321 §3 and §4.1.4 (order of commands), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 9422
-(limits). In the manner of h11: `receive` bytes, ask `next_event` until it says NEED_DATA or PAUSED, answer what is
-owed with `reply`, send what `take_output` gives. One decision is owed at a time and nothing is parsed meanwhile, so
-that a pipelined dialogue is the lockstep one by construction. Grammar is smtp.grammar's, content smtp.data's,
-judgement the handler's.
+(limits), RFC 2033 (LMTP).
+
+In the manner of h11: `receive` bytes, ask `next_event` until it says NEED_DATA or PAUSED, answer what is owed with
+`reply`, send what `take_output` gives. One decision is owed at a time and nothing is parsed meanwhile, so that a
+pipelined dialogue is the lockstep one by construction. Grammar is smtp.grammar's, DATA and BDAT are smtp.intake's,
+judgement is the handler's.
 """
 
 from __future__ import annotations
@@ -14,19 +16,20 @@ from collections.abc import Callable
 from attrs import define, evolve, field
 
 from relaymta.mail.reply import Reply
-from relaymta.smtp import answers, grammar
-from relaymta.smtp.data import ChunkDecoder, Decoder, Fault
+from relaymta.smtp import answers, grammar, xclient
+from relaymta.smtp.commands import XForward
+from relaymta.smtp.data import ChunkDecoder, Decoder
 from relaymta.smtp.grammar import RefusalError
+from relaymta.smtp.intake import Intake
 from relaymta.smtp.rules import Rules
 from relaymta.smtp.stream import Stream
-from relaymta.smtp.turns import NEED_DATA, PAUSED, Event, Hello, Piece, Refused, Signal, State
+from relaymta.smtp.turns import NEED_DATA, PAUSED, Event, Hello, Refused, Signal, State
 
 OVERSHOOT_MAX = 1000  # recipients above the limit that are no error of the client; RFC 5321 §4.5.3.1.10, ours
 SHOWN_MAX = 200  # characters of a command in a log; ours
 
 _MAIL_OK = answers.MAIL_OK.render()
 _RCPT_OK = answers.RCPT_OK.render()
-_GO_AHEAD = answers.GO_AHEAD.render()
 
 # On the path of every event; the look-up of an enum's member costs as much as the test.
 _CONNECTED, _CONTENT, _CHUNK = State.CONNECTED, State.CONTENT, State.CHUNK
@@ -34,7 +37,7 @@ _HANDSHAKE, _CLOSED = State.HANDSHAKE, State.CLOSED
 
 
 @define(slots=True, eq=False)
-class Session:
+class Session(Intake):
     """One session, from the greeting to its end. `rules` is what the listener offers and bears."""
 
     rules: Rules
@@ -43,6 +46,7 @@ class Session:
     helo: str = ""
     esmtp: bool = False
     account: str = ""  # who authenticated
+    forwarded: XForward | None = None  # where the next message comes from, as XFORWARD said
     commands: int = 0
     messages: int = 0  # accepted
     size: int = 0  # octets of content of this transaction so far
@@ -154,7 +158,9 @@ class Session:
 
     # Replies
 
-    def _say(self, reply: Reply) -> None:
+    def _say(self, reply: Reply, times: int = 1) -> None:
+        if times > 1:
+            self._output.append(reply.render() * (times - 1))
         if reply.permanent:
             self._errors += 1
         if reply.close or reply.code == 421:  # RFC 5321 §3.8
@@ -162,10 +168,10 @@ class Session:
         else:
             self._output.append(reply.render())
 
-    def _refuse(self, reply: Reply) -> None:
+    def _refuse(self, reply: Reply, times: int = 1) -> None:
         """Say what grammar, order or limits have against the command, and tell of it."""
         self._events.append(Refused(_shown(self._line), reply))
-        self._say(reply)
+        self._say(reply, times)
 
     def _close(self, reply: Reply | None, reason: str) -> None:
         if reply is not None:
@@ -188,7 +194,7 @@ class Session:
         if self._open:
             self._open = False
             self._events.append(Signal.RESET)
-        self._decoder = self._refusal = None
+        self._decoder = self._refusal = self.forwarded = None
 
     # Lines
 
@@ -224,6 +230,8 @@ class Session:
             raise RefusalError(answers.TOO_MANY_COMMANDS)
 
     def _read_out_of_turn(self, refusal: Reply, verb: bytes, argument: bytes) -> None:
+        if refusal is answers.NO_RECIPIENTS and self.rules.lmtp:
+            refusal = answers.NO_RECIPIENTS_LMTP
         if verb != b"BDAT":
             raise RefusalError(refusal)
         size, _ = grammar.chunk(argument)
@@ -235,9 +243,12 @@ class Session:
             raise RefusalError(answers.NOT_HTTP)
         if verb in _NOT_OURS:
             raise RefusalError(answers.NOT_IMPLEMENTED)
+        raise self._unknown()
+
+    def _unknown(self) -> RefusalError:
         self._unrecognized += 1
         many = 0 < self.rules.max_unrecognized < self._unrecognized
-        raise RefusalError(answers.TOO_MANY_ERRORS if many else answers.UNRECOGNIZED)
+        return RefusalError(answers.TOO_MANY_ERRORS if many else answers.UNRECOGNIZED)
 
     # The greeting, EHLO, HELO, STARTTLS
 
@@ -251,10 +262,19 @@ class Session:
             self._close(verdict, str(verdict))  # RFC 5321 §3.1
 
     def _read_ehlo(self, argument: bytes) -> Event:
+        if self.rules.lmtp:
+            raise RefusalError(answers.LHLO_ONLY)
         return self._read_hello(Hello(grammar.hello(argument), True))
 
     def _read_helo(self, argument: bytes) -> Event:
+        if self.rules.lmtp:
+            raise RefusalError(answers.LHLO_ONLY)
         return self._read_hello(Hello(grammar.hello(argument), False))
+
+    def _read_lhlo(self, argument: bytes) -> Event:
+        if not self.rules.lmtp:
+            raise RefusalError(answers.NOT_IMPLEMENTED)
+        return self._read_hello(Hello(grammar.hello(argument), True))  # RFC 2033 §4.1: as EHLO
 
     def _read_hello(self, hello: Hello) -> Event:
         self._idle += 1
@@ -284,6 +304,34 @@ class Session:
         self._say(answers.READY_FOR_TLS)
         self.state = State.HANDSHAKE
         self._events.append(Signal.START_TLS)
+
+    # For whom the client speaks
+
+    def _read_xclient(self, argument: bytes) -> Event:
+        if not self.rules.xclient:
+            raise self._unknown()
+        self._check_between()
+        command = xclient.xclient(argument)
+        self._decide = self._decide_connect  # XCLIENT_README: back to the greeting
+        return command
+
+    def begin_again(self, helo: str, account: str) -> None:
+        """It is another client's session from now on; the greeting is owed. Errors and limits go on."""
+        self.helo, self.esmtp = helo, False
+        self.account = account
+        self.state = State.GREETED
+
+    def _read_xforward(self, argument: bytes) -> None:
+        if not self.rules.xforward:
+            raise self._unknown()
+        self._check_between()
+        self.forwarded = xclient.xforward(argument, self.forwarded)
+        self._say(answers.FORWARD_OK)
+
+    def _check_between(self) -> None:
+        self._idle += 1
+        if self.state not in (State.GREETED, State.IDLE):
+            raise RefusalError(answers.MAIL_NESTED)
 
     # MAIL, RCPT
 
@@ -321,134 +369,6 @@ class Session:
             self.state = State.RECIPIENTS
             self._recipients += 1
 
-    # DATA
-
-    def _read_data(self, argument: bytes) -> Event:
-        _no_argument(argument)
-        self._decide = self._decide_data
-        return Signal.CONTENT_ASKED
-
-    def _decide_data(self, verdict: Reply | None) -> None:
-        if verdict is None:
-            self._output.append(_GO_AHEAD)
-            self._decoder = Decoder(normalize=self.rules.normalize)
-            self.state = State.CONTENT
-        else:
-            self.state = State.IDLE
-            self._end_transaction()
-            self._say(verdict)
-
-    def _read_content(self) -> Event | None:
-        octets = self._stream.read_all()
-        if not octets:
-            return NEED_DATA
-        decoder = self._decoder
-        assert isinstance(decoder, Decoder)
-        clean = decoder.feed(octets)
-        event = self._take(clean, decoder.fault)
-        if decoder.ended:
-            self._stream.receive(decoder.rest)
-            self._end_content()
-        return event
-
-    def _take(self, octets: bytes, fault: Fault | None) -> Event | None:
-        """Content for the sink, unless it is or becomes refused."""
-        if fault is not None:
-            self._spoil(answers.FAULTS[fault])  # the gravest refusal, since it closes
-        elif self._refusal is None:
-            self.size += len(octets)
-            if 0 < self.rules.max_message_size < self.size:
-                self._spoil(answers.SIZE_EXCEEDED)  # RFC 1870 §6.3
-            elif octets:
-                return Piece(octets)
-        return None
-
-    def _spoil(self, refusal: Reply) -> None:
-        """Nobody keeps this content; it is read to its end, then refused."""
-        if self._open:
-            self._open = False
-            self._events.append(Signal.RESET)
-        self._refusal = refusal
-
-    def _end_content(self) -> None:
-        refusal = self._refusal
-        if refusal is not None:
-            self.state = State.IDLE
-            self._end_transaction()
-            self._refuse(refusal)
-        else:
-            self._events.append(Signal.CONTENT_ENDED)
-            self._decide = self._decide_end
-
-    def _decide_end(self, verdict: Reply | None) -> None:
-        verdict = verdict or answers.TAKEN
-        if verdict.positive:
-            self.messages += 1
-            self._errors = self._idle = self._unrecognized = 0
-        self.state = State.IDLE
-        self._end_transaction()
-        self._say(verdict)
-
-    # BDAT
-
-    def _read_bdat(self, argument: bytes) -> Event | None:
-        size, last = grammar.chunk(argument)
-        if self.state is State.CHUNKS:
-            self._begin_chunk(size, last, None, State.IDLE)
-            return None
-        self._chunk_size, self._chunk_last = size, last
-        self._decide = self._decide_bdat
-        return Signal.CONTENT_ASKED
-
-    def _decide_bdat(self, verdict: Reply | None) -> None:
-        if verdict is None:
-            self._decoder = ChunkDecoder(normalize=self.rules.normalize)
-            self._begin_chunk(self._chunk_size, self._chunk_last, None, State.IDLE)
-        else:
-            self._end_transaction()
-            self._begin_chunk(self._chunk_size, False, verdict, State.IDLE)
-            self._ours = False
-
-    def _begin_chunk(self, size: int, last: bool, refusal: Reply | None, after: State) -> None:
-        self._chunk_left = self._chunk_size = size
-        self._chunk_last = last
-        self._refusal = refusal
-        self._ours = True
-        self._after_chunk = after
-        self.state = State.CHUNK
-
-    def _read_chunk(self) -> Event | None:
-        octets = self._stream.read(self._chunk_left)
-        if self._chunk_left and not octets:
-            return NEED_DATA
-        self._chunk_left -= len(octets)
-        event: Event | None = None
-        if self._refusal is None:
-            decoder = self._decoder
-            assert isinstance(decoder, ChunkDecoder)
-            octets = decoder.feed(octets)
-            if self._chunk_last and not self._chunk_left:
-                octets += decoder.finish()
-            event = self._take(octets, decoder.fault)
-        if not self._chunk_left:
-            self._end_chunk()
-        return event
-
-    def _end_chunk(self) -> None:
-        refusal = self._refusal
-        if refusal is not None:
-            self._refusal = None
-            self.state = self._after_chunk
-            if self._ours:
-                self._refuse(refusal)
-            else:
-                self._say(refusal)
-        elif self._chunk_last:
-            self._end_content()
-        else:
-            self.state = State.CHUNKS
-            self._say(Reply(250, "2.0.0", f"{self._chunk_size} octets taken"))
-
     # The rest
 
     def _read_rset(self, argument: bytes) -> None:
@@ -481,6 +401,9 @@ class Session:
 _READERS: dict[bytes, Callable[[Session, bytes], Event | None]] = {
     b"EHLO": Session._read_ehlo,
     b"HELO": Session._read_helo,
+    b"LHLO": Session._read_lhlo,
+    b"XCLIENT": Session._read_xclient,
+    b"XFORWARD": Session._read_xforward,
     b"STARTTLS": Session._read_starttls,
     b"MAIL": Session._read_mail,
     b"RCPT": Session._read_rcpt,
@@ -492,7 +415,7 @@ _READERS: dict[bytes, Callable[[Session, bytes], Event | None]] = {
     b"VRFY": Session._read_vrfy,
     b"QUIT": Session._read_quit,
 }
-_NOT_OURS = frozenset((b"EXPN", b"AUTH", b"ETRN", b"ATRN", b"TURN", b"SEND", b"SOML", b"SAML", b"LHLO"))
+_NOT_OURS = frozenset((b"EXPN", b"AUTH", b"ETRN", b"ATRN", b"TURN", b"SEND", b"SOML", b"SAML"))
 _HTTP = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH", b"TRACE"))
 
 

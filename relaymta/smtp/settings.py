@@ -12,7 +12,9 @@ from enum import Enum
 from attrs import frozen
 
 from relaymta.config import Duration, Size, SocketAddress
+from relaymta.config.kinds import Network
 
+SMTP_PORT = 25
 RECIPIENTS_LEAST = 100  # RFC 5321 §4.5.3.1.8: a server must take so many
 
 
@@ -83,17 +85,26 @@ class Timeouts:
 
 @frozen(slots=True)
 class ListenerSettings:
-    """One [[listener]]. `max_message_size` in octets and `max_recipients` of a message; 0 is no limit for the size."""
+    """One [[listener]]. `max_message_size` in octets and `max_recipients` of a message; 0 is no limit for the size.
+
+    `group`: who may open the UNIX socket beside the user who binds it, "" is as the umask leaves it.
+    `proxy`: hosts whose every connection begins with a PROXY header, and is whose that says. `xclient` and `xforward`:
+    clients that may say so by those commands.
+    """
 
     name: str = "mx"
     address: SocketAddress | None = None
     endpoint: str = ""
+    group: str = ""
     profile: Profile = Profile.MX
     tls: TlsMode = TlsMode.NONE
     auth: AuthMode = AuthMode.NONE
     max_message_size: Size = Size(25_000_000)
     max_recipients: int = 1000
     bare_newlines: BareNewlines = BareNewlines.REJECT
+    proxy: tuple[Network, ...] = ()
+    xclient: tuple[Network, ...] = ()
+    xforward: tuple[Network, ...] = ()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
 
@@ -103,3 +114,11 @@ class ListenerSettings:
             yield "address", "a listener has either `address` or `endpoint`"
         if self.max_recipients < RECIPIENTS_LEAST:
             yield "max_recipients", f"at least {RECIPIENTS_LEAST} (RFC 5321 §4.5.3.1.8)"
+        if self.group and not (self.address is not None and self.address.is_unix):
+            yield "group", "only a UNIX socket has a group"
+        if self.profile is Profile.LMTP and self.address is not None and self.address.port == SMTP_PORT:
+            yield "profile", "LMTP is never spoken on port 25 (RFC 2033 §5)"
+        for key in ("proxy", "xclient", "xforward"):
+            for position, network in enumerate(getattr(self, key)):
+                if network.prefixlen == 0:
+                    yield f"{key}[{position}]", f"{network} is everybody: anyone could say to be anyone"

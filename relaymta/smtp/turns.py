@@ -11,7 +11,7 @@ from attrs import frozen
 
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
-from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.commands import MailCommand, RcptCommand, XClient
 
 # What is out of turn in a state, by verb; what is not here is in turn (RFC 5321 §4.1.4).
 _NOTHING: dict[bytes, Reply] = {}
@@ -84,4 +84,5 @@ class Refused:
     reply: Reply
 
 
-Event = Signal | Hello | MailCommand | RcptCommand | Piece | Refused  # a decision is owed for the two commands too
+# A decision is owed for the commands too; for XCLIENT it is the one at the greeting.
+Event = Signal | Hello | MailCommand | RcptCommand | XClient | Piece | Refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import socket
 from pathlib import Path
@@ -38,6 +39,21 @@ def test_a_living_unix_socket_is_not_stolen(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with bind(SocketAddress(path=path)), pytest.raises(ListenError, match="in use"):
         bind(SocketAddress(path=path))
+
+
+def test_a_unix_socket_may_be_opened_by_a_group(tmp_path: Path) -> None:
+    """Its members may connect, others not; without a group the umask decides."""
+    group = grp.getgrgid(os.getgid()).gr_name
+    umask = os.umask(0o022)
+    try:
+        paths = [str(tmp_path / name) for name in ("theirs", "ours")]
+        with bind(SocketAddress(path=paths[0]), group), bind(SocketAddress(path=paths[1])):
+            theirs, ours = map(os.stat, paths)
+            assert (theirs.st_mode & 0o777, theirs.st_gid) == (0o660, os.getgid())
+            assert ours.st_mode & 0o777 == 0o755
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(umask)
 
 
 def test_a_file_is_never_removed_for_a_socket(tmp_path: Path) -> None:

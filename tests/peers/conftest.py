@@ -11,7 +11,7 @@ import pytest
 from tests.peers.client import Load
 from tests.peers.daemon import Daemon
 from tests.peers.postbox import Answer, Postbox, welcome
-from tests.peers.programs import SmtpSink, SmtpSource, Swaks, program
+from tests.peers.programs import Haproxy, SmtpSink, SmtpSource, Swaks, program
 
 
 @pytest.fixture
@@ -79,6 +79,21 @@ def load() -> Iterator[Callable[..., Load]]:
     def start(port: int, first: int = 0, **settings: Any) -> Load:
         started.append(Load(port, **settings))
         return started[-1].start(first)
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture(scope="module")
+def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Haproxy]]:
+    """Starts haproxies: haproxy(relay=PORT, source="127.0.0.8", ways=("send-proxy",)); ended after the module."""
+    path = program("haproxy", "haproxy")
+    started: list[Haproxy] = []
+
+    def start(**settings: Any) -> Haproxy:
+        started.append(Haproxy(path, tmp_path_factory.mktemp("haproxy"), **settings))
+        return started[-1].start()
 
     yield start
     for one in started:

@@ -1,4 +1,4 @@
-"""Other people's programs, run on loopback: Postfix's smtp-source and smtp-sink, and swaks.
+"""Other people's programs, run on loopback: Postfix's smtp-source and smtp-sink, swaks and haproxy.
 
 Each is a small class or function around a command line; the fixtures in conftest.py start and end them, and skip the
 test with the reason where a program is not installed.
@@ -164,11 +164,13 @@ class SmtpSource:
         reuse: bool = True,
         sender: str = "source@example.net",
         recipient: str = "sink@example.org",
+        lmtp: bool = False,
         seconds: float = 120.0,
     ) -> None:
         """Send them all; AssertionError with its words when one was refused."""
         words = [self.program, "-s", str(sessions), "-m", str(messages), "-l", str(length), "-r", str(recipients)]
-        words += ["-f", sender, "-t", recipient, *(["-d"] if reuse else []), f"{host}:{port}"]
+        words += ["-f", sender, "-t", recipient, *(["-d"] if reuse else []), *(["-L"] if lmtp else [])]
+        words.append(f"{host}:{port}")
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
         )
@@ -192,8 +194,78 @@ class Swaks:
 
     def __call__(self, port: int, *words: str, host: str = "127.0.0.1", seconds: float = 60.0) -> Said:
         """Run it against host:port with further options, such as "--to", "a@example.org"."""
-        command = [self.program, "--server", host, "--port", str(port), "--helo", "client.example.net", *words]
+        return self._run("--server", host, "--port", str(port), *words, seconds=seconds)
+
+    def on_socket(self, path: str, *words: str, seconds: float = 60.0) -> Said:
+        """Run it against a UNIX socket."""
+        return self._run("--socket", path, *words, seconds=seconds)
+
+    def _run(self, *words: str, seconds: float) -> Said:
+        command = [self.program, "--helo", "client.example.net", *words]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
         )
         return Said(done.returncode, done.stdout + done.stderr)
+
+
+HAPROXY = """\
+global
+{user}defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    timeout check 5s
+"""
+
+HAPROXY_WAY = """\
+listen way{number}
+    bind {host}:{port}
+    server relay 127.0.0.1:{relay} source {source} {options}
+"""
+
+
+@define
+class Haproxy:
+    """haproxy before a relay at 127.0.0.1:`relay`: one port for each of `ways`, which are options of its `server` line.
+
+    Clients connect to any address of loopback; the relay sees `source`.
+    """
+
+    program: str
+    folder: Path
+    relay: int
+    source: str
+    ways: tuple[str, ...]
+    ports: list[int] = field(factory=list)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Haproxy:
+        """Run it until it listens."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ports = [free_port() for _ in self.ways]
+        text = HAPROXY.format(user="    user nobody\n" if os.geteuid() == 0 else "")
+        for number, (port, options) in enumerate(zip(self.ports, self.ways, strict=True)):
+            text += HAPROXY_WAY.format(
+                number=number, host="127.0.0.1", port=port, relay=self.relay, source=self.source, options=options
+            )
+        (self.folder / "haproxy.cfg").write_text(text)
+        self._process = subprocess.Popen(
+            [self.program, "-db", "-f", self.folder / "haproxy.cfg"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "stderr").open("wb"),
+        )
+        for port in self.ports:
+            wait_until("haproxy", lambda port=port: listens("127.0.0.1", port), 20, self._complaints)  # type: ignore[misc]
+        return self
+
+    def _complaints(self) -> str:
+        return (self.folder / "stderr").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
