@@ -2,7 +2,8 @@
 
 RFC 2920: MAIL, all RCPTs and DATA go in one write; the content goes with the next letter's envelope (or QUIT) behind
 it. A letter therefore costs one write and one read on a connection that is reused. Without pipelining each command
-waits for its reply, as most programs send.
+waits for its reply, as most programs send. Over TLS each connection has a handshake of its own (RFC 3207); nothing is
+resumed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ import errno
 import os
 import select
 import socket
+import ssl
 from collections import deque
 from time import monotonic
 
 from attrs import define, frozen
 
+from bench.certificate import CIPHER
 from bench.ledger import CONNECTIONS, COUNT, FIRST, LAST, WIDTH, Ledger
 from bench.letter import Letter
+
+_EHLO = b"EHLO generator.bench.test\r\n"
+
+
+def _context() -> ssl.SSLContext:
+    """A client that believes every certificate, since it is the server's side that is measured."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 class RefusedError(Exception):
@@ -38,6 +51,7 @@ class Load:
     domains: int = 1  # 1: always the zone itself; more: dNNNN.zone in turn
     zone: bytes = b"bench.test"
     pipelining: bool = True
+    tls: bool = False  # STARTTLS first
     rate: float = 0.0
     patience: float = 120.0  # seconds without any reply before the round is given up
 
@@ -58,6 +72,8 @@ class Session:
     following: int = -1  # the letter whose envelope was sent behind it
     steps: deque[tuple[bytes, bytes]] | None = None  # lockstep: what to say next, what it must answer
     greeted: bool = False
+    tls: ssl.SSLSocket | None = None
+    shaking: bool = False  # the handshake has begun and has not ended
     idle: bool = False
 
 
@@ -90,6 +106,7 @@ class Generator:
             + b"DATA\r\n"
             for names in self._names
         ]
+        self._context = _context() if load.tls else None
         self._envelope_replies = b"2" + b"2" * load.recipients + b"3"
 
     def _domain(self, which: int) -> bytes:
@@ -149,7 +166,7 @@ class Generator:
         sent = 0
         try:
             sent = session.sock.send(octets)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             pass
         if sent < len(octets):
             session.unsent = memoryview(octets)[sent:]
@@ -157,13 +174,18 @@ class Generator:
 
     def _flush(self, session: Session) -> None:
         if session.unsent is not None:
-            session.unsent = session.unsent[session.sock.send(session.unsent) :]
+            try:
+                session.unsent = session.unsent[session.sock.send(session.unsent) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                return
             if not session.unsent:
                 session.unsent = None
                 self._epoll.modify(session.sock.fileno(), select.EPOLLIN)
 
     def _read(self, session: Session) -> None:
-        octets = session.sock.recv(65536)
+        octets = session.sock.recv(65536) if session.tls is None else self._read_tls(session, session.tls)
+        if octets is None:
+            return
         if not octets:
             raise RefusedError(f"connection lost in the midst of letter {session.number}")
         heard = session.heard + octets if session.heard else octets
@@ -192,10 +214,47 @@ class Generator:
             raise RefusedError(heard.decode(errors="replace"))
         if session.expected == b"2":
             session.expected = b""
-            self._write(session, b"EHLO generator.bench.test\r\n")
-        else:
+            self._write(session, _EHLO)
+        elif self._context is None or session.tls is not None:
             session.greeted = True
             self._next(session)
+        elif session.expected == b"":
+            session.expected = b"220"
+            self._write(session, b"STARTTLS\r\n")
+        else:
+            session.sock = session.tls = self._context.wrap_socket(session.sock, do_handshake_on_connect=False)
+            session.shaking = True
+            self._shake(session, session.tls)
+
+    # TLS
+
+    def _shake(self, session: Session, sock: ssl.SSLSocket) -> None:
+        """Go on with the handshake; behind it EHLO is said anew."""
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        session.shaking = False
+        cipher = sock.cipher()
+        if cipher is None or cipher[0] != CIPHER:
+            raise RefusedError(f"the server wants {cipher}, and the other would be measured with {CIPHER}")
+        session.expected = b""
+        self._write(session, _EHLO)
+
+    def _read_tls(self, session: Session, sock: ssl.SSLSocket) -> bytes | None:
+        """All that has come; None for nothing that is ours to read."""
+        if session.shaking:
+            self._shake(session, sock)
+            return None
+        octets = b""
+        try:
+            while True:
+                piece = sock.recv(65536)
+                octets += piece
+                if not piece or not sock.pending():
+                    return octets
+        except ssl.SSLWantReadError:
+            return octets or None
 
     # Letters
 

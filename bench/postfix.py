@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attrs import define, field
 
+from bench.certificate import Files
 from bench.processes import cpu_seconds, free_port, greets, memory, wait_for
 
 # postlog writes the mail log to a file, as syslog does for an ordinary Postfix and as relaymta does.
@@ -41,6 +42,7 @@ local     unix  - n n - - local
 virtual   unix  - n n - - virtual
 anvil     unix  - - n - 1 anvil
 scache    unix  - - n - 1 scache
+tlsmgr    unix  - - n 1000? 1 tlsmgr
 postlog   unix-dgram n - n - 1 postlogd
 """
 
@@ -97,6 +99,7 @@ class Postfix:
     settings: dict[str, str] = field(factory=dict)
     resolver: str = ""  # address of a name server on port 53; "" needs no DNS
     logging: bool = True
+    tls: Files | None = None  # STARTTLS is offered with this certificate
     name: str = "postfix"
     pid: int = 0
 
@@ -150,6 +153,8 @@ class Postfix:
                 "maillog_file": str(self.directory / "maillog"),
                 "maillog_file_prefixes": str(self.directory),
             }
+        if self.tls is not None:
+            settings |= {"smtpd_tls_security_level": "may", "smtpd_tls_chain_files": str(self.tls.both)}
         settings |= self.settings
         (etc / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
         (etc / "master.cf").write_text(MASTER.format(port=f"127.0.0.1:{self.port}"))

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from attrs import define, field
 
+from bench.certificate import Files
 from bench.processes import cpu_seconds, free_port, greets, memory, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,10 +28,10 @@ user     = ""
 name    = "bench"
 address = "127.0.0.1:{port}"
 profile = "mx"
-tls     = "none"
+tls     = "{tls}"
 max_message_size = "100MB"
 
-[relay]
+{certificate}[relay]
 networks = ["127.0.0.0/8"]
 {dns}{routes}
 [delivery]
@@ -45,6 +46,12 @@ ROUTE = """
 recipient = ["*"]
 to        = ["[127.0.0.1]:{sink}"]
 tls       = "none"
+"""
+
+CERTIFICATE = """[tls]
+certificate = "{files.certificate}"
+key = "{files.key}"
+
 """
 
 DNS = """
@@ -64,6 +71,7 @@ class Relay:
     resolver: str = ""
     concurrency: int = 100  # as Postfix has it in this benchmark
     extra: str = ""  # more TOML at the end
+    tls: Files | None = None  # STARTTLS is offered with this certificate
     name: str = "relaymta"
     pid: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -97,6 +105,8 @@ class Relay:
             dns=DNS.format(resolver=self.resolver) if self.resolver else "",
             routes=ROUTE.format(sink=self.sink) if self.sink is not None else "",
             concurrency=self.concurrency,
+            tls="starttls" if self.tls else "none",
+            certificate=CERTIFICATE.format(files=self.tls) if self.tls else "",
         )
         self.configuration.write_text(text + self.extra)
         self._output = (self.directory / "log").open("ab")

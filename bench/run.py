@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import evolve
 
-from bench import alone, crowded, names, postfix, report
+from bench import alone, certificate, crowded, names, postfix, report
 from bench.conductor import Round, RoundError, Sinks, calibrate, measure, median, plain
 from bench.generator import Load
 from bench.letter import Letter
@@ -66,9 +66,10 @@ def compare(scenario: Scenario, kinds: list[str], wanted: argparse.Namespace, di
     resolver = names.Names(directory / f"{scenario.name}-names", scenario.domains) if by_mx else None
     sink = None if by_mx else sinks.port
     address = names.RESOLVER if by_mx else ""
+    files = certificate.make(directory / f"{scenario.name}-tls") if scenario.tls else None
     makers: dict[str, Callable[[Path], Postfix | Relay]] = {
-        "relaymta": lambda place: Relay(place, sink, resolver=address, workers=wanted.workers),
-        "postfix": lambda place: Postfix(place, sink, resolver=address),
+        "relaymta": lambda place: Relay(place, sink, resolver=address, workers=wanted.workers, tls=files),
+        "postfix": lambda place: Postfix(place, sink, resolver=address, tls=files),
     }
     servers = [makers[kind](directory / f"{scenario.name}-{kind}") for kind in kinds]
     try:
@@ -79,7 +80,7 @@ def compare(scenario: Scenario, kinds: list[str], wanted: argparse.Namespace, di
             server.start()
             load = Load(
                 "127.0.0.1", server.port, letter, 0, scenario.sessions, scenario.reuse, scenario.recipients,
-                scenario.domains, pipelining=scenario.pipelining,
+                scenario.domains, pipelining=scenario.pipelining, tls=scenario.tls,
             )  # fmt: skip
             count = calibrate(server, load, sinks.ledger, wanted.seconds, scenario.most, wanted.generators)
             loads.append(evolve(load, messages=count))

@@ -18,6 +18,7 @@ class Scenario:
     recipients: int = 1
     domains: int = 1
     pipelining: bool = True
+    tls: bool = False
     most: int = 60_000  # letters in a round, however fast the server is
     goal: float = 0.0
 
@@ -30,6 +31,8 @@ class Scenario:
             words.append(f"{self.recipients} recipients")
         if self.domains > 1:
             words.append(f"{self.domains:,} destinations by MX")
+        if self.tls:
+            words.append("STARTTLS")
         if not self.pipelining:
             words.append("lockstep client")
         return ", ".join(words)
@@ -41,6 +44,8 @@ QUICK = (
     Scenario("64k", size=64 * KIB, most=20_000),
     Scenario("5mb", size=5_000_000, most=300, goal=1.0),
     Scenario("recipients", recipients=50, most=10_000),
+    Scenario("tls-new", reuse=False, tls=True, most=20_000),
+    Scenario("tls-reused", tls=True),
 )
 
 MORE = (

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.python.failure import Failure
 
@@ -28,8 +28,12 @@ from relaymta.delivery.attempt import Deliveries
 from relaymta.mail.envelope import Envelope
 from relaymta.mail.queueid import IdMaker, shard_of
 from relaymta.mail.reply import Reply
+from relaymta.net.certificates import days_left, sources
 from relaymta.net.dns import Resolver
+from relaymta.net.keyring import Keyring
 from relaymta.net.listen import serve
+from relaymta.net.pair import CertificateError
+from relaymta.net.servertls import ServerSide, client_certificate
 from relaymta.policy.pipeline import Pipeline
 from relaymta.policy.relaying import Relaying
 from relaymta.queue.lanes import Lanes
@@ -41,6 +45,7 @@ from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
 from relaymta.settings import VERSION, Settings
 from relaymta.smtp.server import Peer, RelayFactory
+from relaymta.smtp.settings import ListenerSettings, TlsMode
 from relaymta.store.disk import RealDisk
 from relaymta.store.fleet import Fleet
 from relaymta.store.interfaces import OpenReport, SpoolError, SpoolLocked, Ticket
@@ -76,6 +81,7 @@ class Relay:
         self._factories: dict[str, RelayFactory] = {}
         self._ports: dict[str, IListeningPort] = {}
         self._sockets: dict[str, socket.socket] = {}
+        self._keyring: Keyring | None = None
         self._drop_claim: Claim | None = None
         self._drop_later: IDelayedCall | None = None
         self.recorder = Recorder(reactor.seconds, settings.admin.history // self._workers)
@@ -106,7 +112,11 @@ class Relay:
     # Beginning and end
 
     def open(self) -> Deferred[None]:
-        """Own the spool, mend what a crash left, and begin to deliver. Fails with SpoolError."""
+        """Own the spool, mend what a crash left, and begin to deliver. Fails with SpoolError, CertificateError."""
+        try:
+            self._keyring = self._make_keyring(self.settings)
+        except CertificateError:
+            return fail()
         return self.manager.open().addCallback(self._opened)
 
     def _opened(self, report: OpenReport) -> None:
@@ -163,7 +173,10 @@ class Relay:
                     on_turned_away=self._turned_away,
                     on_bad_header=self._bad_header,
                     on_tls=self._tls_started,
+                    on_tls_failed=self._tls_failed,
+                    certificate_of=client_certificate,
                     exempt=self._trusts,
+                    tls_context=self._tls_of(listener),
                     counts=self._board,
                 )
                 self._factories[listener.name] = factory
@@ -171,13 +184,20 @@ class Relay:
                 self._ports[listener.name] = serve(self._reactor, sockets[listener.name], factory)
 
     def reload(self, settings: Settings) -> None:
-        """Put another configuration in force: for sessions to come, and for every attempt from now on."""
+        """Put another configuration in force: for sessions to come, and for every attempt from now on.
+
+        Raises CertificateError before anything has changed.
+        """
+        keyring, before_it = self._make_keyring(settings), self._keyring
+        self._keyring = keyring
+        if before_it is not None:
+            before_it.close()
         self.settings = settings
         self.reception.manners = _manners(settings)
         for listener in settings.listeners:
             factory = self._factories.get(listener.name)
             if factory is not None:
-                factory.configure(listener)
+                factory.configure(listener, self._tls_of(listener))
         before, resolver = self.deliveries, self._resolver
         self._resolver = Resolver(self._reactor, settings.dns)
         self.deliveries = self._make_deliveries(settings)
@@ -199,6 +219,8 @@ class Relay:
         """Take nobody in, let what runs end, and give the spool up; fires when all is on disk."""
         self.leave()
         drained = [factory.drain(DRAIN_SECONDS) for factory in self._factories.values()]
+        if self._keyring is not None:
+            self._keyring.close()
         if self._drop_later is not None and self._drop_later.active():
             self._drop_later.cancel()
         if self._drop_claim is not None:
@@ -259,9 +281,34 @@ class Relay:
         """Mail that sendmail(1) left: as good as mail from this host."""
         return self.reception.take(evolve(envelope, accepted_at=self._reactor.seconds()), octets)
 
+    def _make_keyring(self, settings: Settings) -> Keyring | None:
+        """Certificates as configured; none where no listener needs one. Raises CertificateError."""
+        found = sources(settings.tls, settings.certificates)
+        if not found or all(listener.tls is TlsMode.NONE for listener in settings.listeners):
+            return None
+        return Keyring(
+            found,
+            {listener.tls_client_ca for listener in settings.listeners if listener.tls_client_ca},
+            self._reactor.callLater,
+            on_loaded=self._certificate_loaded,
+            on_refused=self._certificate_refused,
+        )
+
+    def _tls_of(self, listener: ListenerSettings) -> ServerSide | None:
+        """What a listener shows its clients."""
+        keyring = self._keyring
+        if listener.tls is TlsMode.NONE or keyring is None:
+            return None
+        authorities = keyring.authorities.get(listener.tls_client_ca)
+        asks = listener.tls_client_certificates
+        return ServerSide(keyring, self.settings.tls.minimum, asks=asks, authorities=authorities)
+
     def _more_stats(self) -> dict[str, object]:
         sessions = {name: len(factory.door) for name, factory in self._factories.items()}
-        return {"sessions": sessions, "connections": self.deliveries.connections}
+        now = self._reactor.seconds()
+        pairs = self._keyring.shelf.pairs if self._keyring is not None else ()
+        certificates = {pair.file: {"days_left": days_left(pair, now), "names": " ".join(pair.names)} for pair in pairs}
+        return {"sessions": sessions, "connections": self.deliveries.connections, "certificates": certificates}
 
     def _bug(self, where: str, trace: str) -> None:
         self._tell(events.BugCaught(where, trace))
@@ -270,7 +317,19 @@ class Relay:
         return self.reception.manners.relaying.trusts(client)
 
     def _tls_started(self, peer: Peer) -> None:
-        self._tell(events.TlsStarted(peer.session, peer.client, peer.tls))
+        names = " ".join(peer.certificate_names)
+        self._tell(
+            events.TlsStarted(peer.session, peer.client, peer.tls, peer.server_name, peer.certificate, names)
+        )
+
+    def _tls_failed(self, peer: Peer, reason: str) -> None:
+        self._tell(events.TlsFailed(peer.session, peer.listener, peer.client, reason))
+
+    def _certificate_loaded(self, file: str, names: tuple[str, ...], until: float) -> None:
+        self._tell(events.CertificateLoaded(file, " ".join(names), int(until)))
+
+    def _certificate_refused(self, error: CertificateError) -> None:
+        self._tell(events.CertificateRefused(error.file, error.reason))
 
     def _turned_away(self, peer: Peer, reply: Reply) -> None:
         self._tell(events.SessionRefused(peer.session, peer.listener, peer.client, str(reply)))

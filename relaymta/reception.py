@@ -122,8 +122,15 @@ class Guest:
             helo=peer.helo,
             listener=peer.listener,
             tls=peer.tls,
-            trusted=self._trusted,
+            trusted=self._trusted or self._is_vouched_for(),
         )
+
+    def _is_vouched_for(self) -> bool:
+        """Whether the client showed a certificate that may relay; known since STARTTLS, if at all."""
+        peer = self._peer
+        if not peer.certificate:
+            return False
+        return self._house.manners.relaying.vouches(peer.certificate, peer.certificate_names)
 
     # The stages
 
@@ -271,7 +278,7 @@ class Guest:
             port=peer.port,
             helo=peer.helo,
             protocol=protocol(esmtp=peer.esmtp, tls=bool(peer.tls), utf8=mail.smtputf8, lmtp=peer.lmtp),
-            tls=peer.tls,
+            tls=f"{peer.tls}; client certificate {peer.certificate}" if peer.certificate else peer.tls,
         )
         if peer.forwarded is not None:
             origin = forwarded(origin, peer.forwarded)

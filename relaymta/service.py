@@ -23,10 +23,11 @@ from twisted.python.failure import Failure
 
 from relaymta import events
 from relaymta.config import ConfigError
+from relaymta.config.loader import dotted, path_of
 from relaymta.house import House, raise_limits
 from relaymta.net.listen import ListenError, bind, bind_endpoint
 from relaymta.parent import Parent
-from relaymta.settings import VERSION, Settings, doubts, load_settings, refusals
+from relaymta.settings import VERSION, Settings, certificate_refusals, doubts, load_settings, refusals
 from relaymta.smtp.settings import ListenerSettings
 from relaymta.store.disk import RealDisk
 from relaymta.store.interfaces import SpoolError
@@ -53,11 +54,11 @@ def makeService(options: Options) -> IService:
         settings = load_settings(options["config"]).settings
     except ConfigError as error:
         raise SystemExit(str(error)) from None
-    refused = [f"relaymta: {options['config']}: {key}: {text}" for key, text in refusals(settings)]
+    refused = [f"relaymta: {options['config']}: {_shown(key)}: {text}" for key, text in refusals(settings)]
     if refused:
         raise SystemExit("\n".join(refused))
     for key, text in doubts(settings):
-        sys.stderr.write(f"relaymta: {options['config']}: {key}: {text}\n")
+        sys.stderr.write(f"relaymta: {options['config']}: {_shown(key)}: {text}\n")
     return Daemon(reactor, options["config"], settings)
 
 
@@ -155,6 +156,9 @@ class Daemon(Service):
         """
         text = Path(self._file).read_bytes()
         settings = load_settings(self._file).settings
+        refused = [f"{_shown(key)}: {text}" for key, text in certificate_refusals(settings)]
+        if refused:
+            raise OSError("\n".join(refused))
         inside = self._inside
         if inside is None or bool(settings.worker_count) is not bool(self._settings.worker_count):
             raise OSError("workers cannot change from or to 0 without a restart")
@@ -210,6 +214,11 @@ def _bind(listener: ListenerSettings) -> socket.socket:
     if listener.address is None:
         return bind_endpoint(reactor, listener.endpoint)
     return bind(listener.address, listener.group)
+
+
+def _shown(key: str) -> str:
+    """A key as people count: from 1."""
+    return dotted(path_of(key))
 
 
 def _place(listener: ListenerSettings) -> str:

@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from importlib.metadata import version
@@ -24,6 +25,8 @@ from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.settings import Settings as DeliverySettings
 from relaymta.delivery.settings import Source
 from relaymta.mail.address import Address, AddressError, parse_domain, parse_mailbox
+from relaymta.net import certificates
+from relaymta.net.certificates import CertificateSettings, TlsSettings
 from relaymta.net.dns import DnsSettings
 from relaymta.policy.settings import RelaySettings
 from relaymta.queue.settings import LaneLimits, LaneRule, LaneSettings
@@ -45,7 +48,6 @@ ABSENT = {
     "account": f"{NOT_YET}: there is no log-in at next hops",
     "route.account": f"{NOT_YET}: there is no log-in at next hops",
     "route.login": f"{NOT_YET}: clients cannot log in",
-    "tls": f"{NOT_YET}: listeners speak no TLS",
     "users": f"{NOT_YET}: clients cannot log in",
 }
 
@@ -173,6 +175,8 @@ class Settings:
     workers: int | str = field(default=cast("int | str", "auto"), validator=_workers)
     user: str = "relaymta"
     listeners: tuple[ListenerSettings, ...] = field(factory=_default_listeners, metadata={"key": "listener"})
+    tls: TlsSettings = field(factory=TlsSettings)
+    certificates: tuple[CertificateSettings, ...] = field(default=(), metadata={"key": "certificate"})
     relay: RelaySettings = field(factory=RelaySettings)
     dns: DnsSettings = field(factory=DnsSettings)
     routes: tuple[RouteSettings, ...] = field(default=(), metadata={"key": "route"})
@@ -226,6 +230,7 @@ class Settings:
     def check(self) -> Iterable[tuple[str, str]]:
         """Contradictions between tables, as (key, what is wrong)."""
         yield from _check_listeners(self.listeners)
+        yield from _check_tls(self)
         yield from _check_relay(self.relay)
         yield from _check_routes(self)
         yield from _check_queue(self.queue)
@@ -249,8 +254,6 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
         names.setdefault(listener.name, position)
         if listener.profile is Profile.SUBMISSION:
             yield f"{key}.profile", f'"{listener.profile.value}" {NOT_YET}; write "mx" or "lmtp"'
-        if listener.tls is not TlsMode.NONE:
-            yield f"{key}.tls", f'"{listener.tls.value}" {NOT_YET}; write "none"'
         if listener.auth is not AuthMode.NONE:
             yield f"{key}.auth", f'"{listener.auth.value}" {NOT_YET}; write "none"'
         if listener.address is not None and not _is_bindable(listener.address):
@@ -259,6 +262,15 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
             if _collide(listener, earlier):
                 yield f"{key}.address", f"listener[{other + 1}] is at {earlier.address or earlier.endpoint} already"
         taken.append((position, listener))
+
+
+def _check_tls(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.tls.certificate:
+        return
+    where = 'certificate = "/etc/relaymta/tls.pem" and key = "/etc/relaymta/tls.key"'
+    for position, listener in enumerate(settings.listeners):
+        if listener.tls is not TlsMode.NONE:
+            yield f"listener[{position}].tls", f'"{listener.tls.value}" needs a certificate; write [tls] with {where}'
 
 
 def _is_bindable(address: SocketAddress) -> bool:
@@ -344,6 +356,17 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, listener in enumerate(settings.listeners):
         if listener.group and not _exists(grp.getgrnam, listener.group):
             yield f"listener[{position}].group", f'there is no group "{listener.group}" on this machine'
+    yield from certificate_refusals(settings)
+
+
+def certificate_refusals(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Certificates, keys and authorities that cannot be used, as (key, what is wrong)."""
+    authorities = [
+        (f"listener[{position}].tls_client_ca", listener.tls_client_ca)
+        for position, listener in enumerate(settings.listeners)
+        if listener.tls_client_ca
+    ]
+    yield from certificates.refusals(settings.tls, settings.certificates, authorities, settings.user)
 
 
 def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -356,6 +379,22 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "queue.min_free", f"there is less free space at {place} now: all mail would be refused"
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
+    yield from certificates.doubts(settings.tls, settings.certificates, time.time(), settings.user)
+    yield from _doubts_of_tls(settings)
+
+
+def _doubts_of_tls(settings: Settings) -> Iterator[tuple[str, str]]:
+    listeners, relay = settings.listeners, settings.relay
+    if relay.certificates and not any(one.tls_client_certificates or one.tls_client_ca for one in listeners):
+        yield "relay.certificates", "no listener asks clients for one; write tls_client_certificates = true there"
+    if relay.certificate_names and not any(one.tls_client_ca for one in listeners):
+        yield "relay.certificate_names", "no listener has a tls_client_ca: names of strangers are never believed"
+    for position, listener in enumerate(listeners):
+        if listener.profile is Profile.MX and listener.tls is TlsMode.REQUIRED and relay.domains:
+            yield (  # RFC 3207 §4: a publicly referenced server must not demand STARTTLS
+                f"listener[{position}].tls",
+                "hosts without TLS cannot deliver here; a public mail exchanger must take mail without (RFC 3207 §4)",
+            )
 
 
 def _nearest(path: str) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.certificate import CIPHER, make
 from bench.conductor import RoundError, Sinks, calibrate, measure
 from bench.generator import Load
 from bench.letter import Letter
+from bench.relay import Relay
 
 LETTER = Letter(3000)
 
@@ -70,6 +73,22 @@ def test_generator_and_sink_agree(reuse: bool, pipelining: bool) -> None:
         assert one.connections == (300 if not reuse else 4)
         assert calibrate(Nobody(sinks.port), evolve(load, messages=0), sinks.ledger, 0.1, 300, 2) <= 300
     finally:
+        sinks.stop()
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_generator_speaks_tls(reuse: bool, tmp_path: Path) -> None:
+    """Through a relay that offers STARTTLS each letter arrives once, over one handshake for each connection."""
+    sinks = Sinks(LETTER, 200, [("127.0.0.1", 0)], 1)
+    relay = Relay(tmp_path / "relay", sinks.port, workers="0", tls=make(tmp_path))
+    try:
+        relay.start()
+        load = Load("127.0.0.1", relay.port, LETTER, 200, 5, reuse, tls=True)
+        assert measure(relay, load, sinks.ledger, 2).messages == 200
+        log = relay.directory.joinpath("log").read_text()
+        assert log.count(f' tls="TLSv1.3 {CIPHER} 256" server_name=') == (4 if reuse else 200)
+    finally:
+        relay.stop()
         sinks.stop()
 
 

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -231,6 +232,36 @@ def test_received_names_a_recipient_only_when_it_is_the_only_one() -> None:
     two.reply(two.transaction(BOB, Address("carol", "example.org")).finish())
     assert b"for <bob@example.org>;" in one.stored()[1]
     assert b"for <" not in two.stored()[1] and b"bob" not in two.stored()[1]
+
+
+def test_a_client_certificate_counts_from_starttls_on() -> None:
+    """Who was a stranger at the greeting may relay when it has shown a certificate that is listed; Received says so."""
+    porch = Porch()
+    relaying = Relaying(RelaySettings((), ("ours.example",), certificates=("AB" * 32,)))
+    porch.reception.manners = evolve(porch.reception.manners, relaying=relaying, pipeline=Pipeline([relaying]))
+    peer = Peer("s1", "mx", "192.0.2.1", 4711, "127.0.0.1")
+    guest = porch.reception.handler(peer)
+    guest.connect()
+
+    def tries() -> Reply | None:
+        peer.helo, peer.esmtp = "client.example.net", True
+        assert guest.helo(peer.helo, True) is None and guest.mail(MailCommand(ALICE)) is None
+        answer = guest.rcpt(RcptCommand(BOB))
+        assert answer is None or isinstance(answer, Reply)
+        return answer
+
+    refused = tries()
+    assert refused is not None and refused.code == 550
+    peer.tls, peer.certificate = "TLSv1.3 X 256", "cd" * 32
+    assert tries() is not None
+    peer.certificate = "ab" * 32
+    assert tries() is None
+    sink = guest.data()
+    assert isinstance(sink, Arrival)
+    sink.write(CONTENT)
+    porch.reply(sink.finish())
+    field = b"\r\n\t(using TLSv1.3 X 256;\r\n\t client certificate %s)\r\n\tby " % (b"ab" * 32)
+    assert field in porch.stored()[1]
 
 
 # Refusals

@@ -147,7 +147,8 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
          '2: listener[1].address: "mail.example.org:25" names a host; an IP address of this machine is wanted'),
         ('[[listener]]\naddress = "0.0.0.0:25"\nprofile = "submission"\ntls = "starttls"\nauth = "optional"',
          '3: listener[1].profile: "submission" is not available in this version; write "mx" or "lmtp"|'
-         '4: listener[1].tls: "starttls" is not available in this version; write "none"|'
+         '4: listener[1].tls: "starttls" needs a certificate; write [tls] with certificate = "/etc/relaymta/tls.pem" '
+         'and key = "/etc/relaymta/tls.key"|'
          '5: listener[1].auth: "optional" is not available in this version; write "none"'),
         ('[[listener]]\naddress = "127.0.0.1:25"\ngroup = "mail"',
          "3: listener[1].group: only a UNIX socket has a group"),
@@ -180,6 +181,16 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
         ('[dns]\nservers = ["here"]', '2: dns.servers: name server "here": expected an IP address and a port, '
          'like "127.0.0.1:53"'),
         ('[log]\nformat = "xml"', '2: log.format: "xml" is not one of "text", "json"'),
+        ('[[listener]]\naddress = "0.0.0.0:25"\ntls_client_ca = "ca.pem"',
+         '3: listener[1].tls_client_ca: without TLS no client shows a certificate; write tls = "starttls" or another'),
+        ('[tls]\nkey = "x"', "2: tls.key: is a key without a certificate; write certificate too"),
+        ('[tls]\nminimum = "1.1"', '2: tls.minimum: "1.1" is not one of "1.2", "1.3"; did you mean "1.3"?'),
+        ('[[certificate]]\ncertificate = "x"\nnames = ["a b", "*.bücher.example"]',
+         '3: certificate[1].names[1]: "a b": malformed domain; write "mail.example.org" or "*.example.org"|'
+         '3: certificate[1].names[2]: "*.bücher.example" is written in A-labels ("xn--...") here'),
+        ('[relay]\ncertificates = ["AB:CD"]',
+         '2: relay.certificates[1]: "AB:CD" is not a SHA-256 fingerprint: 64 digits of hex, as `openssl x509 -noout '
+         '-fingerprint -sha256 -in FILE` shows them'),
         ('[[lane]]\nmatch = ""', "2: lane[1].match: must not be empty"),
     ],
 )  # fmt: skip
@@ -262,6 +273,24 @@ def test_what_will_be_regretted_is_a_doubt(file: Path) -> None:
     """A host name without a dot and a disk smaller than min_free are warnings."""
     file.write_text('hostname = "box"\n[queue]\nmin_free = "900TB"\n')
     assert [key for key, _ in doubts(load_settings(str(file)).settings)] == ["hostname", "queue.min_free"]
+
+
+def test_certificates_that_nobody_asks_for_are_a_doubt(file: Path) -> None:
+    """Fingerprints without a listener that asks, names without an authority, and a public MX that demands TLS."""
+    text = f"""
+[[listener]]
+address = "0.0.0.0:25"
+tls = "required"
+[tls]
+certificate = "/nowhere"
+[relay]
+domains = ["example.org"]
+certificates = ["{"ab" * 32}"]
+certificate_names = ["app.example.org"]
+"""
+    keys = [key for key, _ in doubts(settings(file, text))]
+    assert keys[-3:] == ["relay.certificates", "relay.certificate_names", "listener[0].tls"]
+    assert "tls.certificate" in [key for key, _ in refusals(settings(file, text))]
 
 
 @pytest.mark.parametrize("name", ["relaymta.toml", "quickstart.toml"])

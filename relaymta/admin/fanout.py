@@ -188,7 +188,7 @@ def _sum(rows: Sequence[Item]) -> Item:
         values = [row[key] for row in rows if key in row]
         if first is None or isinstance(first, (bool, str)):
             total[key] = next((value for value in values if value is not None), None)
-        elif key in ("uptime", "oldest_due"):
+        elif key in ("uptime", "oldest_due", "days_left"):
             total[key] = (max if key == "uptime" else min)(value for value in values if value is not None)
         elif isinstance(first, (int, float)):
             total[key] = sum(value for value in values if value is not None)

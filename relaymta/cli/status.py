@@ -55,7 +55,7 @@ def _stats(path: str, arguments: Namespace) -> int:
         if row.get("missing"):
             print(f"without {', '.join(row['missing'])}: being started again, ask again")
         print()
-        print_table(FACTS, _facts(row["queue"]))
+        print_table(FACTS, _facts(row))
         lanes = row["lanes"]
         if lanes["fullest"]:
             print()
@@ -65,7 +65,8 @@ def _stats(path: str, arguments: Namespace) -> int:
     return 0
 
 
-def _facts(queue: dict[str, Any]) -> Iterator[list[str]]:
+def _facts(row: dict[str, Any]) -> Iterator[list[str]]:
+    queue = row["queue"]
     for key in ("queued", "waiting", "ready", "held", "active"):
         yield [key, str(queue[key])]
     yield ["in memory", amount(queue["memory"])]
@@ -74,6 +75,8 @@ def _facts(queue: dict[str, Any]) -> Iterator[list[str]]:
     for fate, count in queue["fates"].items():
         yield [f"recipients {fate}", str(count)]
     yield ["ledger difference", str(queue["difference"])]
+    for file, facts in row.get("certificates", {}).items():
+        yield [f"days left to {clean(file)}", str(facts["days_left"])]
 
 
 def _lane(lane: dict[str, Any]) -> list[str]:

@@ -192,7 +192,7 @@ def _key(one: attrs.Attribute[Any]) -> str:
     return str(one.metadata.get("key", one.name))
 
 
-def _path(text: str) -> Path:
+def path_of(text: str) -> Path:
     """Read what a check calls a key, "retry[0].x" with members from 0 as code counts, into a path."""
     return tuple(int(index) if index else name for name, index in _STEP.findall(text))
 
@@ -228,7 +228,7 @@ class _Table:
         except ValueError as error:  # a default that is wrong here, or values that do not fit together
             raise ComplaintsError([((), str(error.args[0] if error.args else error))]) from None
         if isinstance(made, Checked):
-            contradictions = [(_path(key), text) for key, text in made.check()]
+            contradictions = [(path_of(key), text) for key, text in made.check()]
             if contradictions:
                 raise ComplaintsError(contradictions)
         return made

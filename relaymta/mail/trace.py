@@ -61,7 +61,8 @@ def received(
         facts = f"({_name(rdns)} {address})" if rdns else f"({address})"
         start = _joined(name, facts)
         if origin.tls:
-            start += f"\r\n\t(using {_NOT_COMMENT.sub('?', origin.tls)[:200]})"
+            facts = _NOT_COMMENT.sub("?", origin.tls)[:200].replace("; ", ";\r\n\t ")
+            start += f"\r\n\t(using {facts})"
         by = f"\r\n\tby {_name(hostname)}"
     else:
         start, by = "", f"Received: by {_name(hostname)}"

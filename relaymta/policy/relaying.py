@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from relaymta.mail.address import Address
 from relaymta.mail.reply import Reply
-from relaymta.policy.settings import RelaySettings
+from relaymta.policy.settings import RelaySettings, fingerprint
 from relaymta.policy.verdict import Opinion, Transaction, Verdict
 
 DENIED = Reply(550, "5.7.1", "relaying denied")
@@ -71,6 +71,8 @@ class Relaying:
     def __init__(self, settings: RelaySettings) -> None:
         self._networks = Networks(settings.networks)
         self._domains = Domains(settings.domains)
+        self._certificates = frozenset(map(fingerprint, settings.certificates))
+        self._holders = Domains(settings.certificate_names)
         self._known: dict[str, bool] = {}
 
     def trusts(self, client: str) -> bool:
@@ -81,6 +83,10 @@ class Relaying:
                 self._known.clear()
             known = self._known[client] = client == "" or client in self._networks
         return known
+
+    def vouches(self, certificate: str, names: Iterable[str]) -> bool:
+        """Whether who showed this client certificate may relay to anywhere; `names` are those that can be trusted."""
+        return certificate in self._certificates or any(name.lower() in self._holders for name in names)
 
     def rcpt(self, transaction: Transaction, address: Address) -> Opinion:
         """None when this recipient may be taken from this client, else a 550 5.7.1."""

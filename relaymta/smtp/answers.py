@@ -31,6 +31,7 @@ NO_RECIPIENTS = Reply(554, "5.5.1", "no valid recipients")  # RFC 5321 §3.3
 NO_RECIPIENTS_LMTP = Reply(503, "5.5.1", "no valid recipients")  # RFC 2033 §4.2
 CHUNKS_UNDER_WAY = Reply(503, "5.5.1", "chunks are under way: send BDAT or RSET")  # RFC 3030 §2
 TLS_ACTIVE = Reply(503, "5.5.1", "TLS is already active")
+TLS_FIRST = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
 TLS_ABSENT = Reply(502, "5.5.1", "TLS is not available")
 
 # Malformed

@@ -23,6 +23,7 @@ class Peer:
 
     `client` and `local` are IP addresses as text, "" over a UNIX socket; `tls` is like
     "TLSv1.3 TLS_AES_256_GCM_SHA384 256", or "" in clear; `account` is who authenticated, or "".
+    `server_name` is whom the client asked for in the handshake (SNI), as it said it, or "".
     `certificate` is the SHA-256 fingerprint (lower-case hex) of a client certificate, "" without one;
     `certificate_names` the names (str: DNS names and mailboxes of its subjectAltName, else its CN) of one that chains
     to the listener's `tls_client_ca`, () where it does not.
@@ -41,6 +42,7 @@ class Peer:
     esmtp: bool = False
     tls: str = ""
     account: str = ""
+    server_name: str = ""
     certificate: str = ""
     certificate_names: tuple[str, ...] = ()
     commands: int = 0

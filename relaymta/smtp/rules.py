@@ -26,6 +26,7 @@ class Rules:
     max_unrecognized: int
     normalize: bool
     starttls: bool
+    tls_required: bool
     greeting: bytes
     helo: bytes
     ehlo_clear: bytes
@@ -57,7 +58,7 @@ def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
     """The rules of a listener on the host of that name."""
     limits = settings.limits
     lmtp = settings.profile is Profile.LMTP
-    starttls = settings.tls is TlsMode.STARTTLS
+    starttls = settings.tls in (TlsMode.STARTTLS, TlsMode.REQUIRED)
     return Rules(
         max_message_size=settings.max_message_size,
         max_recipients=settings.max_recipients,
@@ -67,6 +68,7 @@ def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
         max_unrecognized=limits.unrecognized,
         normalize=settings.bare_newlines is BareNewlines.NORMALIZE,
         starttls=starttls,
+        tls_required=settings.tls is TlsMode.REQUIRED,
         greeting=Reply(220, "", f"{hostname} {'LMTP' if lmtp else 'ESMTP'} relaymta").render(),
         helo=Reply(250, "", hostname).render(),
         ehlo_clear=_ehlo(hostname, settings, starttls),

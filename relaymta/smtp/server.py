@@ -13,7 +13,6 @@ from traceback import format_exc
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime
 from twisted.mail import smtp
 from twisted.python.failure import Failure
@@ -23,6 +22,7 @@ from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
 from relaymta.smtp.commands import MailCommand, RcptCommand, XClient
 from relaymta.smtp.door import Counts, Door, is_loopback, within
+from relaymta.smtp.ending import server_name, tls_facts, why
 from relaymta.smtp.handler import Handler, Peer, Sink, Verdict
 from relaymta.smtp.proxy import ProxyHeader
 from relaymta.smtp.rules import rules_of
@@ -69,6 +69,7 @@ class RelayESMTP(smtp.ESMTP):
         self._choked = False
         self._closing = False
         self._lost = False
+        self._shaking = False  # TLS has begun and is not yet on
         self._timer: IDelayedCall | None = None
 
     # The connection
@@ -129,7 +130,9 @@ class RelayESMTP(smtp.ESMTP):
         self.factory.door.leave(self)
         self._let_go()
         session = self._session
-        session.give_up(None, _why(reason))
+        session.give_up(None, why(reason))
+        if self._shaking:
+            self.factory.on_tls_failed(self.peer, session.reason)
         handler = self._handler
         if handler is None:
             return
@@ -313,6 +316,7 @@ class RelayESMTP(smtp.ESMTP):
 
     def _start_tls(self) -> None:
         factory = self.factory
+        self._shaking = True
         self._ring_in(factory.settings.timeouts.handshake)
         try:
             self.transport.startTLS(factory.tls_context)
@@ -322,12 +326,15 @@ class RelayESMTP(smtp.ESMTP):
 
     def handshakeCompleted(self) -> None:
         """TLS is on."""
-        self.peer.tls = _tls_facts(self.transport.getHandle())
+        peer, connection = self.peer, self.transport.getHandle()
+        self._shaking = False
+        peer.tls, peer.server_name = tls_facts(connection), server_name(connection)
+        peer.certificate, peer.certificate_names = self.factory.certificate_of(connection)
         self._session.tls_started()
-        if self.peer.introduced:  # the certificate is that of the host that speaks for the client
-            self.peer.certificate, self.peer.certificate_names = "", ()
-            self.peer.account = self._session.account
-        self.factory.on_tls(self.peer)
+        if peer.introduced:  # the certificate is that of the host that speaks for the client
+            peer.certificate, peer.certificate_names = "", ()
+            peer.account = self._session.account
+        self.factory.on_tls(peer)
         if self._handler is None:
             self._greet()
         else:
@@ -400,6 +407,7 @@ class RelayESMTP(smtp.ESMTP):
         """Look at the deadline; when it has passed, say 421 and close."""
         session, patience, now = self._session, self._patience, self._seconds()
         if self._closing or self._handler is None or session.state is State.HANDSHAKE:
+            session.give_up(None, "the TLS handshake took too long")
             self.transport.abortConnection()
             return
         left = patience.deadline(session) - now
@@ -415,9 +423,10 @@ class RelayFactory(smtp.SMTPFactory):
 
     `handler` makes the one who decides for a session; `new_id` makes session ids. `exempt` says which clients are not
     limited one by one. `on_bug` hears (where, traceback) of every exception that became a 421 or 451, `on_tls` of
-    every handshake that ended well, `on_turned_away` of every client that was refused at the door, `on_bad_header` of
-    every connection of a named proxy that says not whose it is. `counts` is who counts connections, None for this
-    process alone.
+    every handshake that ended well and `on_tls_failed` of every other, with the reason, `on_turned_away` of every
+    client that was refused at the door, `on_bad_header` of every connection of a named proxy that says not whose it
+    is. `certificate_of` gives fingerprint and names of a client certificate. `counts` is who counts connections, None
+    for this process alone.
     """
 
     noisy = False
@@ -433,8 +442,10 @@ class RelayFactory(smtp.SMTPFactory):
         *,
         on_bug: Callable[[str, str], None],
         on_tls: Callable[[Peer], None] = lambda peer: None,
+        on_tls_failed: Callable[[Peer, str], None] = lambda peer, reason: None,
         on_turned_away: Callable[[Peer, Reply], None] = lambda peer, reply: None,
         on_bad_header: Callable[[Peer, str], None] = lambda peer, reason: None,
+        certificate_of: Callable[[Any], tuple[str, tuple[str, ...]]] = lambda connection: ("", ()),
         exempt: Callable[[str], bool] = is_loopback,
         tls_context: Any = None,
         counts: Counts | None = None,
@@ -447,8 +458,10 @@ class RelayFactory(smtp.SMTPFactory):
         self.new_id = new_id
         self.on_bug = on_bug
         self.on_tls = on_tls
+        self.on_tls_failed = on_tls_failed
         self.on_turned_away = on_turned_away
         self.on_bad_header = on_bad_header
+        self.certificate_of = certificate_of
         self.door = Door(0, 0, exempt, clock, counts, settings.name)
         self.configure(settings, tls_context)
 
@@ -523,15 +536,3 @@ async def _awaited(answer: Awaitable[Any]) -> Any:
 def _ip(host: str) -> str:
     """An address as text; an IPv4 client that came over an IPv6 socket is an IPv4 client."""
     return host[7:] if host.startswith("::ffff:") and "." in host else host
-
-
-def _tls_facts(connection: Any) -> str:
-    return f"{connection.get_protocol_version_name()} {connection.get_cipher_name()} {connection.get_cipher_bits()}"
-
-
-def _why(failure: Failure) -> str:
-    if failure.check(ConnectionDone):
-        return "closed by the client"
-    if failure.check(ConnectionAborted):
-        return "aborted"
-    return f"lost: {failure.getErrorMessage()}"

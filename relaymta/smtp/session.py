@@ -216,6 +216,8 @@ class Session(Intake):
                 read = _READERS.get(verb) or Session._read_unknown
             argument = argument.rstrip(b" \t")  # RFC 5321 §4.1.1: trailing blanks are tolerated
             refusal = self.state.out_of_turn.get(verb)
+            if self.rules.tls_required and not self.tls and verb in _UNDER_TLS:
+                refusal = answers.TLS_FIRST
             if refusal is None:
                 return read(self, argument)
             self._read_out_of_turn(refusal, verb, argument)
@@ -415,6 +417,9 @@ _READERS: dict[bytes, Callable[[Session, bytes], Event | None]] = {
     b"VRFY": Session._read_vrfy,
     b"QUIT": Session._read_quit,
 }
+# RFC 3207 §4: what a client may say before STARTTLS where that is demanded; HELO and RSET move nothing either
+_IN_CLEAR = frozenset((b"EHLO", b"HELO", b"LHLO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS"))
+_UNDER_TLS = (frozenset(_READERS) | {b"AUTH"}) - _IN_CLEAR
 _NOT_OURS = frozenset((b"EXPN", b"AUTH", b"ETRN", b"ATRN", b"TURN", b"SEND", b"SOML", b"SAML"))
 _HTTP = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH", b"TRACE"))
 

@@ -27,10 +27,13 @@ class Profile(Enum):
 
 
 class TlsMode(Enum):
-    """When TLS begins: never, with STARTTLS (RFC 3207), or before the greeting (RFC 8314 §3)."""
+    """When TLS begins: never, with STARTTLS where the client wants it or before all else (RFC 3207), or before the
+    greeting (RFC 8314 §3).
+    """
 
     NONE = "none"
     STARTTLS = "starttls"
+    REQUIRED = "required"
     IMPLICIT = "implicit"
 
 
@@ -90,6 +93,8 @@ class ListenerSettings:
     `group`: who may open the UNIX socket beside the user who binds it, "" is as the umask leaves it.
     `proxy`: hosts whose every connection begins with a PROXY header, and is whose that says. `xclient` and `xforward`:
     clients that may say so by those commands.
+    `tls_client_certificates`: clients are asked for one. `tls_client_ca`: the file of those who may have signed it,
+    with which clients are asked too; "" for nobody.
     """
 
     name: str = "mx"
@@ -98,6 +103,8 @@ class ListenerSettings:
     group: str = ""
     profile: Profile = Profile.MX
     tls: TlsMode = TlsMode.NONE
+    tls_client_certificates: bool = False
+    tls_client_ca: str = ""
     auth: AuthMode = AuthMode.NONE
     max_message_size: Size = Size(25_000_000)
     max_recipients: int = 1000
@@ -122,3 +129,7 @@ class ListenerSettings:
             for position, network in enumerate(getattr(self, key)):
                 if network.prefixlen == 0:
                     yield f"{key}[{position}]", f"{network} is everybody: anyone could say to be anyone"
+        if self.tls is TlsMode.NONE:
+            for key in ("tls_client_certificates", "tls_client_ca"):
+                if getattr(self, key):
+                    yield key, 'without TLS no client shows a certificate; write tls = "starttls" or another'

@@ -35,9 +35,11 @@ name = "pool-a"
 addresses = ["192.0.2.1"]
 [[lane]]
 match = "*"
+[[certificate]]
+certificate = "cert.pem"
 """
 REQUIRED = {"hostname", "route.to", "route.recipient", "source.name", "source.addresses", "lane.match"}
-REQUIRED |= {"listener.address", "lane.concurrency"}
+REQUIRED |= {"listener.address", "lane.concurrency", "certificate.certificate"}
 
 
 def plain(path: Path) -> str:
@@ -135,7 +137,7 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     path = tmp_path / "relaymta.toml"
     path.write_text(opened)
     made = load_settings(str(path)).settings
-    assert len(made.routes) == 2 and len(made.lanes) == 1
+    assert len(made.routes) == 2 and len(made.lanes) == 1 and len(made.certificates) == 1
 
 
 def commands(top: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -29,12 +29,13 @@ user     = ""
 name    = "test"
 address = "127.0.0.1:{port}"
 profile = "mx"
-tls     = "none"
+tls     = "{tls}"
 {listener}
 
 [relay]
 networks = ["{networks}"]
 domains  = [{domains}]
+{relay}
 
 [admin]
 socket = "{folder}/control.sock"
@@ -45,7 +46,8 @@ ROUTE = '\n[[route]]\nrecipient = ["*"]\nto = ["[127.0.0.1]:{sink}"]\ntls = "non
 
 @define
 class Daemon:
-    """One relay. `sink`: the port that all mail goes to (None: by MX); `extra`: more TOML, `listener`: of its listener.
+    """One relay. `sink`: the port that all mail goes to (None: by MX); `extra`: more TOML, `listener` and `relay`: of
+    its listener and of [relay]. `tls`: the listener's.
 
     A value changed while it runs is in its file at the next `write`, and in force at the next reload.
     """
@@ -57,6 +59,8 @@ class Daemon:
     networks: str = "127.0.0.0/8"
     domains: str = ""
     listener: str = ""
+    relay: str = ""
+    tls: str = "none"
     spool: Path | None = None
     port: int = field(factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
@@ -99,6 +103,8 @@ class Daemon:
             networks=self.networks,
             domains=self.domains,
             listener=self.listener,
+            relay=self.relay,
+            tls=self.tls,
         )
         if self.sink is not None:
             text += ROUTE.format(sink=self.sink)

@@ -56,6 +56,31 @@ def test_every_trick_to_relay_through_us_is_550_5_7_1(path: str) -> None:
     assert ask(path).startswith("550 5.7.1 ")
 
 
+PRINT = "5E:61:0C:8A:" * 8
+
+
+@pytest.mark.parametrize(
+    ("certificate", "names", "may"),
+    [
+        (PRINT[:-1].replace(":", "").lower(), (), True),
+        ("00" * 32, (), False),
+        ("00" * 32, ("app.example.org",), True),
+        ("00" * 32, ("APP.Example.org",), True),
+        ("00" * 32, ("x.hosts.example.org",), True),
+        ("00" * 32, ("ops@example.org", "other.example"), True),
+        ("00" * 32, ("hosts.example.org", "app.example.org.evil", "x@example.org"), False),
+        ("", (), False),
+    ],
+)
+def test_a_client_certificate_may_relay(certificate: str, names: tuple[str, ...], may: bool) -> None:
+    """By its fingerprint, colons and case aside, or by a name that can be trusted."""
+    settings = RelaySettings(
+        certificates=(PRINT[:-1],), certificate_names=("app.example.org", ".hosts.example.org", "ops@example.org")
+    )
+    assert Relaying(settings).vouches(certificate, names) is may
+    assert not Relaying(RelaySettings()).vouches(certificate, names)
+
+
 @pytest.mark.parametrize("client", ["192.0.2.7", "::ffff:192.0.2.7", ""])
 def test_a_named_network_may_relay_to_anywhere(client: str) -> None:
     """A client of relay.networks may send to any domain, also when it comes as an IPv4-mapped address."""

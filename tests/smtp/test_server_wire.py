@@ -181,6 +181,80 @@ class OnTheWire(TestCase):
         guests = house(tls=TlsMode.STARTTLS, context=server_context(), timeouts={"handshake": 0.1})
         self.assertIn(await self.visit(guests, script), (b"reset", b""))
 
+    async def test_clear_text_in_place_of_a_handshake(self) -> None:
+        """What is sent in clear behind the 220 is no command and ends the session; the reason is told."""
+
+        def script(client: Client) -> bytes:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            client.say(b"STARTTLS\r\n")
+            client.socket.sendall(b"MAIL FROM:<injected@evil.test>\r\nRCPT TO:<c@d.test>\r\n")
+            return client.rest()
+
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        told: list[str] = []
+        guests.factory.on_tls_failed = lambda peer, reason: told.append(reason)
+        said = await self.visit(guests, script)
+        self.assertNotIn(b"250", said)
+        self.assertNotIn("mail", guests.notebook.names())
+        self.assertEqual(told, ["TLS: wrong version number"])
+        self.assertEqual(guests.notebook.log[-1], ("closed", told[0]))
+
+    async def test_what_stands_before_starttls_in_its_segment_is_answered_and_forgotten(self) -> None:
+        """EHLO, MAIL and STARTTLS in one segment: each has its reply in clear, and nothing of it counts under TLS."""
+
+        def script(client: Client) -> list[str]:
+            client.reply()
+            client.socket.sendall(b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nSTARTTLS\r\n")
+            said = codes(client.reply() + client.reply() + client.reply())
+            client.start_tls()
+            for line in (b"RCPT TO:<c@d.test>", b"MAIL FROM:<a@b.test>", b"EHLO x", b"STARTTLS", b"QUIT"):
+                said += codes(client.say(line + b"\r\n"))
+            return said
+
+        guests = house(tls=TlsMode.REQUIRED, context=server_context())
+        self.assertEqual(
+            await self.visit(guests, script),
+            ["250", "530 5.7.0", "220 2.0.0", "503 5.5.1", "503 5.5.1", "250", "503 5.5.1", "221 2.0.0"],
+        )
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        self.assertEqual(
+            await self.visit(guests, script),
+            ["250", "250 2.1.0", "220 2.0.0", "503 5.5.1", "503 5.5.1", "250", "503 5.5.1", "221 2.0.0"],
+        )
+
+    async def test_silence_at_implicit_tls_is_told(self) -> None:
+        """A client that never begins its handshake is cut in time, and the operator can see why."""
+
+        def script(client: Client) -> bytes:
+            try:
+                return client.rest()
+            except ConnectionResetError:
+                return b""
+
+        guests = house(tls=TlsMode.IMPLICIT, context=server_context(), timeouts={"handshake": 0.1})
+        told: list[str] = []
+        guests.factory.on_tls_failed = lambda peer, reason: told.append(reason)
+        self.assertEqual(await self.visit(guests, script), b"")
+        self.assertEqual(told, ["the TLS handshake took too long"])
+
+    async def test_facts_of_the_handshake_reach_the_handler(self) -> None:
+        """Server name and client certificate are known before the first decision under TLS."""
+
+        def script(client: Client) -> bytes:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            client.socket = context.wrap_socket(client.socket, server_hostname="relay.test")
+            return client.reply() + client.say(b"QUIT\r\n")
+
+        guests = house(tls=TlsMode.IMPLICIT, context=server_context())
+        peers: list[Any] = []
+        guests.factory.on_tls = peers.append
+        guests.factory.certificate_of = lambda connection: (connection.get_protocol_version_name(), ("app.test",))
+        self.assertEqual(codes(await self.visit(guests, script)), ["220", "221 2.0.0"])
+        self.assertEqual(peers[0].server_name, "relay.test")
+        self.assertEqual((peers[0].certificate[:5], peers[0].certificate_names), ("TLSv1", ("app.test",)))
+
     async def test_the_last_reply_reaches_a_client_that_still_sends(self) -> None:
         """Closing with octets unread would reset the connection and take the reply along."""
 

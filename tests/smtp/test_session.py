@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaymta.mail.reply import Reply
-from relaymta.smtp.settings import BareNewlines
+from relaymta.smtp.settings import BareNewlines, TlsMode
 from tests.smtp.guests import STORED, codes, house
 
 ENVELOPE = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
@@ -353,6 +353,34 @@ def test_normalized_chunks() -> None:
 def test_starttls_that_is_not_offered() -> None:
     """502 where there is no certificate."""
     assert house().connect().hello().codes(b"STARTTLS\r\n") == ["502 5.5.1"]
+
+
+@pytest.mark.parametrize(
+    "command", [b"MAIL FROM:<a@b.test>", b"RCPT TO:<c@d.test>", b"DATA", b"AUTH PLAIN AGEAYg==", b"VRFY a", b"HELP"]
+)
+def test_nothing_is_done_before_tls_where_it_is_required(command: bytes) -> None:
+    """530 5.7.0 to every command but EHLO, HELO, NOOP, RSET, QUIT and STARTTLS, whether EHLO was said (RFC 3207 §4)."""
+    guests = house(tls=TlsMode.REQUIRED, context=object())
+    wire = guests.connect()
+    assert wire.codes(command + b"\r\n") == ["220", "530 5.7.0"]
+    assert wire.say(command + b"\r\n") == b"530 5.7.0 Must issue a STARTTLS command first\r\n"
+    wire.hello()
+    assert wire.codes(command + b"\r\nNOOP\r\nRSET\r\nHELO x\r\n") == ["530 5.7.0", "250 2.0.0", "250 2.0.0", "250"]
+    assert {"mail", "rcpt", "data"}.isdisjoint(guests.notebook.names())
+    assert wire.codes(b"QUIT\r\n") == ["221 2.0.0"]
+
+
+def test_a_chunk_before_required_tls_is_eaten() -> None:
+    """The content of a BDAT that is refused is never read as commands."""
+    wire = house(tls=TlsMode.REQUIRED, context=object()).connect().hello()
+    assert wire.codes(b"BDAT 6\r\nQUIT\r\nNOOP\r\n") == ["530 5.7.0", "250 2.0.0"]
+
+
+def test_required_tls_is_offered_and_counted() -> None:
+    """EHLO offers STARTTLS; a client that goes on without is told 421 in the end."""
+    wire = house(tls=TlsMode.REQUIRED, context=object(), limits={"errors": 3}).connect()
+    assert b"STARTTLS" in wire.say(b"EHLO x\r\n")
+    assert wire.codes(b"DATA\r\n" * 4)[-2:] == ["530 5.7.0", "421 4.7.0"]
 
 
 # Limits
