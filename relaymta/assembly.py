@@ -275,6 +275,8 @@ class Relay:
             hostname=settings.hostname,
             tell=self._tell,
             sources=settings.sources,
+            tlsa=self._resolver if settings.dns.trust_ad else None,  # DANE is nothing without DNSSEC
+            exemptions=settings.tls_exceptions,
         )
 
     def _take_drop(self, envelope: Envelope, octets: bytes) -> Deferred[None]:

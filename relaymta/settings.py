@@ -12,22 +12,26 @@ import pwd
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, date, datetime
 from enum import Enum
 from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Any, cast
 
 from attrs import Attribute, field, frozen, validators
+from OpenSSL import SSL
 
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.loader import Loaded, load
 from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.settings import Settings as DeliverySettings
-from relaymta.delivery.settings import Source
+from relaymta.delivery.settings import Source, TlsException
+from relaymta.delivery.verification import trusting_context
 from relaymta.mail.address import Address, AddressError, parse_domain, parse_mailbox
 from relaymta.net import certificates
 from relaymta.net.certificates import CertificateSettings, TlsSettings
 from relaymta.net.dns import DnsSettings
+from relaymta.net.dns_servers import parse_server
 from relaymta.policy.settings import RelaySettings
 from relaymta.queue.settings import LaneLimits, LaneRule, LaneSettings
 from relaymta.queue.settings import Settings as QueueSettings
@@ -41,6 +45,7 @@ WORKERS_MAX = 128  # ours: a queue id names one of 1,024 shards, and several gen
 SOCKET = "/run/relaymta/control.sock"
 SPOOL = "/var/spool/relaymta"
 VERSION = version("relaymta")
+EXCEPTION_WARNING = 14  # days before a [[tls_exception]] ends; ours: time to ask the other side once more
 NOT_YET = "is not available in this version"
 
 # Named in the documents, and known to a later version: said so, rather than ignored or called a slip.
@@ -182,6 +187,7 @@ class Settings:
     routes: tuple[RouteSettings, ...] = field(default=(), metadata={"key": "route"})
     mx: HostSettings = field(factory=HostSettings)
     sources: tuple[Source, ...] = field(default=(), metadata={"key": "source"})
+    tls_exceptions: tuple[TlsException, ...] = field(default=(), metadata={"key": "tls_exception"})
     queue: QueueSettings = field(factory=QueueSettings)
     delivery: DeliveryTable = field(factory=DeliveryTable)
     lanes: tuple[LaneTable, ...] = field(default=(), metadata={"key": "lane"})
@@ -315,11 +321,20 @@ def _check_routes(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, route in enumerate(settings.routes):
         if route.source and route.source not in sources:
             yield f"route[{position}].source", f'there is no [[source]] called "{route.source}"'
-        if route.tls is TlsLevel.DANE:
-            yield f"route[{position}].tls", f'"dane" {NOT_YET}; write "verify", "encrypt" or "opportunistic"'
+        if route.tls is TlsLevel.DANE and not settings.dns.trust_ad:
+            yield f"route[{position}].tls", f'"dane" {_NO_DNSSEC}'
+    for position, exception in enumerate(settings.tls_exceptions):
+        if exception.tls is TlsLevel.DANE and not settings.dns.trust_ad:
+            yield f"tls_exception[{position}].tls", f'"dane" {_NO_DNSSEC}'
     for position, source in enumerate(settings.sources):
         if source.name in {earlier.name for earlier in settings.sources[:position]}:
             yield f"source[{position}].name", f'there is another [[source]] called "{source.name}"'
+
+
+_NO_DNSSEC = (
+    "needs DNSSEC, and no answer counts as validated without dns.trust_ad = true;"
+    " set it where the resolvers and the path to them are trusted"
+)
 
 
 def _check_queue(queue: QueueSettings) -> Iterator[tuple[str, str]]:
@@ -349,6 +364,10 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
                 " mount a disk there, or write ephemeral_spool = true"
             ),
         )
+    try:
+        trusting_context(settings.delivery.tls_ca)
+    except SSL.Error:
+        yield "delivery.tls_ca", f"{settings.delivery.tls_ca} cannot be read, or holds no certificate (PEM)"
     if settings.user and os.getuid() == 0 and not _exists(pwd.getpwnam, settings.user):
         yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
     if settings.admin.group and not _exists(grp.getgrnam, settings.admin.group):
@@ -373,6 +392,10 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
     """What will probably be regretted, as (key, what)."""
     if "." not in settings.hostname:
         yield "hostname", f'"{settings.hostname}" is not a fully qualified name: many servers refuse such an EHLO'
+    yield from _doubt_exceptions(settings.tls_exceptions, datetime.now(UTC).date())
+    far = [server for server in settings.dns.servers if not ip_address(parse_server(server)[0]).is_loopback]
+    if settings.dns.trust_ad and far:
+        yield "dns.trust_ad", f"{', '.join(far)} is beyond this machine: whoever is on the path can say what it likes"
     place = _nearest(settings.spool)
     facts = os.statvfs(place)
     if facts.f_bavail * facts.f_frsize < settings.queue.min_free:
@@ -395,6 +418,17 @@ def _doubts_of_tls(settings: Settings) -> Iterator[tuple[str, str]]:
                 f"listener[{position}].tls",
                 "hosts without TLS cannot deliver here; a public mail exchanger must take mail without (RFC 3207 §4)",
             )
+
+
+def _doubt_exceptions(exceptions: tuple[TlsException, ...], today: date) -> Iterator[tuple[str, str]]:
+    """An exception from TLS policy that has ended, or soon will."""
+    for position, exception in enumerate(exceptions):
+        key, left = f"tls_exception[{position}].until", exception.until.toordinal() - today.toordinal()
+        if left < 0:
+            yield key, f"the exception for {exception} ended on {exception.until}, and is in force no more"
+        elif left <= EXCEPTION_WARNING:
+            when = "today" if left == 0 else f"in {left} day{'s' * (left != 1)}"
+            yield key, f"the exception for {exception} ends {when} ({exception.reason})"
 
 
 def _nearest(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,18 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
          "4: listener[1].xclient[1]: ::/0 is everybody: anyone could say to be anyone|"
          "5: listener[1].xforward[2]: ::/0 is everybody: anyone could say to be anyone"),
         ('[[route]]\nrecipient = "*"\nto = "mx"\ntls = "dane"',
-         '4: route[1].tls: "dane" is not available in this version; write "verify", "encrypt" or "opportunistic"'),
+         '4: route[1].tls: "dane" needs DNSSEC, and no answer counts as validated without dns.trust_ad = true; '
+         'set it where the resolvers and the path to them are trusted'),
+        ('[[tls_exception]]\ntls = "encrypt"\nreason = "x"\nuntil = 2027-01-31',
+         "1: tls_exception[1]: wants one of domain (the recipient's, or a next hop) and host (one of its MX)"),
+        ('[[tls_exception]]\ndomain = "a.test"\ntls = "encrypt"',
+         "1: tls_exception[1].reason: is missing|1: tls_exception[1].until: is missing"),
+        ('[[tls_exception]]\nhost = "a.test"\ntls = "encrypt"\nreason = " "\nuntil = "soon"',
+         '4: tls_exception[1].reason: says nothing; why is TLS another one here?|'
+         '5: tls_exception[1].until: a date is wanted, like 2027-01-31, not "soon"'),
+        ('[[tls_exception]]\nhost = "A.test"\ntls = "none"\nreason = "x"\nuntil = 2027-01-31T10:00:00Z',
+         '2: tls_exception[1].host: "A.test" is written "a.test" in mail|'
+         '5: tls_exception[1].until: a date is wanted, like 2027-01-31'),
         ('[relay]\nnetworks = ["0.0.0.0/0"]',
          "2: relay.networks[1]: 0.0.0.0/0 is everybody: that would be an open relay"),
         ('[relay]\nnetworks = ["::/0"]', "2: relay.networks[1]: ::/0 is everybody: that would be an open relay"),
@@ -309,3 +321,39 @@ def test_a_rate_is_for_the_host(tmp_path: Path) -> None:
     file.write_text('hostname = "relay.example.org"\n[delivery]\nconcurrency = 7\nrate = 60\nrate_per = "1m"\n')
     limits = load_settings(str(file)).settings.lane_settings(4).limits
     assert (limits.concurrency, limits.interval) == (7, 4.0)
+
+
+def exception(file: Path, days: int, form: str = "{}") -> Settings:
+    """One exception from TLS policy, which ends in so many days."""
+    until = form.format(datetime.now(UTC).date() + timedelta(days=days))
+    return settings(file, f'[[tls_exception]]\ndomain = "a.test"\ntls = "encrypt"\nreason = "why"\nuntil = {until}')
+
+
+def test_an_exception_that_ends_soon_or_has_ended_is_told(file: Path) -> None:
+    """`relaymta check` warns from 14 days before the last day, and says when an exception is in force no more."""
+    for days, told in ((15, ""), (14, "ends in 14 days (why)"), (1, "ends in 1 day"), (0, "ends today"), (-1, "ended")):
+        made = exception(file, days)
+        texts = [text for key, text in doubts(made) if key == "tls_exception[0].until"]
+        assert len(texts) == (1 if told else 0) and all(told in text for text in texts)
+        [ready] = [one.ready() for one in made.tls_exceptions]
+        assert ready.covers("a.test", "mx.test", datetime.now(UTC).timestamp()) is (days >= 0)
+
+
+def test_a_date_may_stand_in_quotes(file: Path) -> None:
+    """TOML has dates, and not everybody knows."""
+    assert exception(file, 20) == exception(file, 20, '"{}"')
+
+
+def test_trust_in_a_resolver_beyond_this_machine_is_doubted(file: Path) -> None:
+    """AD says who validated, and nothing of the path (RFC 7672 §2.1): loopback alone is beyond doubt."""
+    for server, count in (("127.0.0.1:53", 0), ("[::1]:53", 0), ("192.0.2.1:53", 1)):
+        made = settings(file, f'[dns]\ntrust_ad = true\nservers = ["{server}"]')
+        assert [key for key, _ in doubts(made)].count("dns.trust_ad") == count
+
+
+def test_a_file_of_authorities_that_cannot_be_read_is_refused(file: Path) -> None:
+    """A mistake in delivery.tls_ca is told by `check`, and not by mail that waits."""
+    for path in (file.parent / "missing.pem", file):
+        made = settings(file, f'[delivery]\ntls_ca = "{path}"')
+        assert "delivery.tls_ca" in [key for key, _ in refusals(made)]
+    assert "delivery.tls_ca" not in [key for key, _ in refusals(settings(file, ""))]

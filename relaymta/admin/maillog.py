@@ -19,7 +19,7 @@ from typing import Protocol
 from attrs import frozen
 
 from relaymta.admin.logline import Renderer, json_renderer, text_renderer
-from relaymta.events import Event
+from relaymta.events import Event, TlsChecked
 
 FLUSH_SECONDS = 0.05  # ours: nobody sees the delay, and a write costs as much as ten lines
 FLUSH_OCTETS = 64 * 1024  # ours: written at once when so much waits
@@ -83,8 +83,11 @@ class MailLog:
         kind = event.__class__
         renderer = self._renderers.get(kind)
         if renderer is None:
-            renderer = self._renderers[kind] = self._renderer(kind)
-        line = self._stamp(self._clock()) + renderer(event)
+            renderer = self._renderers[kind] = _reticent(kind, self._renderer(kind))
+        said = renderer(event)
+        if not said:
+            return
+        line = self._stamp(self._clock()) + said
         self._lines.append(line)
         self._size += len(line)
         if self._timer is None:
@@ -186,6 +189,18 @@ class MailLog:
             except OSError:
                 return  # the old file is better than none
             os.close(former)
+
+
+def _reticent(kind: type[Event], renderer: Renderer) -> Renderer:
+    """Of sessions with a host of a policy domain those alone are written that broke a policy: the others are many."""
+    if kind is not TlsChecked:
+        return renderer
+
+    def render(event: Event) -> str:
+        assert isinstance(event, TlsChecked)
+        return renderer(event) if event.result and event.policy != "no-policy-found" else ""
+
+    return render
 
 
 class _Stamp:

@@ -18,15 +18,17 @@ from twisted.internet.threads import deferToThreadPool
 from relaymta.delivery import classify, local
 from relaymta.delivery.batch import Batch, Tally
 from relaymta.delivery.dial import Connect, Dialer, Place
+from relaymta.delivery.policy import StsPolicies, sharing
 from relaymta.delivery.pool import Connection, Pool
 from relaymta.delivery.security import Security
-from relaymta.delivery.settings import Settings, Source
+from relaymta.delivery.settings import Settings, Source, TlsException
 from relaymta.delivery.source import Sources
 from relaymta.delivery.walk import Ailing, Finder, Means, Walk
 from relaymta.events import BugCaught, Ear
 from relaymta.mail.content import Content
 from relaymta.mail.downgrade import to_seven_bit
 from relaymta.mail.outcome import Outcome
+from relaymta.net.dane import Names
 from relaymta.net.eager import connect_tcp
 from relaymta.routing.route import Transport
 from relaymta.smtp.actions import Answer, Parcel
@@ -42,7 +44,9 @@ class Deliveries:
     """The way out of one process.
 
     `reactor` is Twisted's (time, TCP, UNIX sockets, its thread pool for large conversions); `hostname` (str) is our
-    name for EHLO; `tell` hears ConnectFailed and BugCaught; `now` gives POSIX time; `connect` makes TCP connections.
+    name for EHLO; `tell` hears ConnectFailed, TlsChecked and BugCaught; `now` gives POSIX time; `connect` makes TCP
+    connections. `tlsa` asks for TLSA records (None: there is no DANE), `sts` for MTA-STS policies; `exemptions` are
+    the operator's exceptions from TLS policy.
     """
 
     def __init__(
@@ -56,6 +60,9 @@ class Deliveries:
         sources: Iterable[Source] = (),
         now: Callable[[], float] = time.time,
         connect: Connect = connect_tcp,
+        tlsa: Names | None = None,
+        sts: StsPolicies | None = None,
+        exemptions: Iterable[TlsException] = (),
     ) -> None:
         self._reactor = reactor
         self._tell = tell
@@ -67,11 +74,20 @@ class Deliveries:
             reuse_time=settings.reuse_time,
         )
         self._dialer = Dialer(reactor, hostname, settings, Sources(sources), connect)
+        self._security = Security(
+            reactor.seconds,
+            settings.tls_backoff,
+            names=tlsa,
+            sts=sts,
+            ca_file=settings.tls_ca,
+            exemptions=[exemption.ready() for exemption in exemptions],
+            now=now,
+        )
         self._means = Means(
             finder=finder,
             pool=self._pool,
             dialer=self._dialer,
-            security=Security(reactor.seconds, settings.tls_backoff),
+            security=self._security,
             ailing=Ailing(reactor.seconds, settings.host_backoff),
             settings=settings,
             tell=tell,
@@ -88,6 +104,11 @@ class Deliveries:
     def connections(self) -> int:
         """How many sessions stand."""
         return len(self._pool)
+
+    @property
+    def security(self) -> Security:
+        """The judge of TLS: what it would decide can be asked without connecting."""
+        return self._security
 
     def attempt(self, batch: Batch) -> Outcomes:
         """Deliver `batch`: fires, perhaps at once, with one Outcome for each of its recipients, in their order.
@@ -162,11 +183,12 @@ async def _now(content: Content | None) -> Content | None:
 class _Errand:
     """One batch on its way."""
 
-    __slots__ = ("_batch", "_connection", "_house", "result", "tally")
+    __slots__ = ("_batch", "_connection", "_house", "_sharing", "result", "tally")
 
     def __init__(self, house: Deliveries, batch: Batch) -> None:
         self._house = house
         self._batch = batch
+        self._sharing = batch.route.lane
         self._connection: Connection | None = None
         self.tally = Tally(batch.recipients)
         self.result: Outcomes = Deferred()
@@ -174,27 +196,29 @@ class _Errand:
     def start(self) -> None:
         """Send over an idle connection of the lane, or set out to find one."""
         batch = self._batch
-        connection = self._house._pool.lend(batch.route.lane)
+        if batch.envelope.requiretls or batch.envelope.tls_optional:
+            self._sharing = sharing(batch.envelope, batch.route)
+        connection = self._house._pool.lend(self._sharing)
         if connection is None:
             self._walk(Walk(self._house._means, batch, self.tally))
             return
         sender, content = connection.sender, batch.content
         if content.eightbit and not sender.dialogue.offers.eightbitmime:
-            self._house._pool.give_back(connection, batch.route.lane)
+            self._house._pool.give_back(connection, self._sharing)
             self._walk(Walk(self._house._means, batch, self.tally))  # which converts the content
             return
         self._connection = connection
         try:
             sender.send(Parcel(batch.envelope, content, batch.recipients), self._finished)
         except Exception:
-            self._house._pool.give_back(connection, batch.route.lane)  # nothing was said
+            self._house._pool.give_back(connection, self._sharing)  # nothing was said
             raise
 
     def _finished(self, answers: list[Answer | None]) -> None:
         house, connection = self._house, self._connection
         assert connection is not None
         try:
-            house._pool.give_back(connection, self._batch.route.lane)
+            house._pool.give_back(connection, self._sharing)
             fault = self.tally.record(answers, connection.peer, house._now())
             if not self.tally.pending:
                 self.end()

@@ -1,7 +1,7 @@
 """What a failure means: whom it concerns, whether it is for good, and whether another host may do better.
 
-The only place that decides it. RFC 5321 §3.1, §3.8, §4.2.1, §4.2.5, §4.5.3.2.6, §5.1; RFC 3463 (status codes). What
-the queue does with an Outcome is left to scheduler and queue.
+The only place that decides it. RFC 5321 §3.1, §3.8, §4.2.1, §4.2.5, §4.5.3.2.6, §5.1; RFC 3463 (status codes);
+RFC 8689 (REQUIRETLS). What the queue does with an Outcome is left to scheduler and queue.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ _TABLE: dict[tuple[_Part, _Said | Trouble], Meaning] = {
     (_OPENING, Trouble.GARBLED): Meaning(_DEFERRED, _HOST, "4.5.0", True),
     (_OPENING, Trouble.NO_TLS): Meaning(_DEFERRED, _HOST, "4.7.4", True),  # RFC 3463 §3.8: not supported
     (_OPENING, Trouble.TLS): Meaning(_DEFERRED, _HOST, "4.7.5", True),  # RFC 3463 §3.8: cryptographic failure
+    # RFC 8689 §4.2.1: each host of the list is tried; when none will do, the sender is told at once.
+    (_OPENING, Trouble.UNSAFE): Meaning(_FAILED, _MESSAGE, "", True),  # the trouble brings its own status
     # MAIL. The state of the host's mail system (full disk, overload) is not the other hosts'; any other "later" is
     # about this sender or message (greylisting, a look-up that failed), and asking all hosts would not help it.
     (_MAIL, _NEVER): Meaning(_FAILED, _MESSAGE, "", False),

@@ -11,7 +11,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory
 
-from relaymta.delivery.security import Need
+from relaymta.delivery.policy import Decision
 from relaymta.delivery.settings import Settings
 from relaymta.delivery.source import Sources
 from relaymta.net.eager import connect_tcp
@@ -60,13 +60,13 @@ class Dialer:
         """Whether `open` to this IP address is possible from that source."""
         return self._sources.reaches(source, address)
 
-    def open(self, place: Place, need: Need, *, lmtp: bool, source: str) -> Deferred[RelaySender]:
+    def open(self, place: Place, decision: Decision, *, lmtp: bool, source: str) -> Deferred[RelaySender]:
         """Fires when the session stands; fails with SessionError."""
         settings = self._settings
         factory = RelaySenderFactory(
-            Dialogue(self._hello, lmtp=lmtp, tls=need.tls, max_recipients=settings.max_recipients),
+            Dialogue(self._hello, lmtp=lmtp, tls=decision.tls, max_recipients=settings.max_recipients),
             self._reactor,
-            creator=need.creator,
+            creator=decision.creator,
             timeouts=self._timeouts,
         )
         self._opening.add(factory)

@@ -9,24 +9,27 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 
 from relaymta.delivery import classify
 from relaymta.delivery.batch import Batch, Tally
 from relaymta.delivery.classify import Peer
 from relaymta.delivery.dial import Dialer, Place
+from relaymta.delivery.policy import Ask, Decision, sharing
 from relaymta.delivery.pool import Connection, Key, Pool
-from relaymta.delivery.security import Need, Security
+from relaymta.delivery.security import Security, demanded, no_requiretls, result_of
 from relaymta.delivery.settings import Settings
-from relaymta.events import ConnectFailed, Ear
+from relaymta.events import ConnectFailed, Ear, TlsChecked
 from relaymta.mail.content import Content
+from relaymta.mail.outcome import Fate
+from relaymta.net.dane_chain import Result
 from relaymta.routing.mx import Host, Refusal
 from relaymta.routing.route import Hop, Transport
-from relaymta.smtp.actions import Answer, Parcel, Stage, Trouble
-from relaymta.smtp.client import SessionError
+from relaymta.smtp.actions import Answer, Parcel, Stage, Tls, Trouble
+from relaymta.smtp.client import RelaySender, SessionError
 
-_POLICY = (Trouble.NO_TLS, Trouble.TLS)  # what this message asked for and another may not
+_POLICY = (Trouble.NO_TLS, Trouble.TLS, Trouble.UNSAFE)  # what this message asked for and another may not
 
 
 class Finder(Protocol):
@@ -91,8 +94,10 @@ class Walk:
         self._batch = batch
         self._tally = tally
         self._lmtp = batch.route.transport is Transport.LMTP
+        self._sharing = sharing(batch.envelope, batch.route)
         self._tried: set[Place] = set()
         self._left = means.settings.max_addresses
+        self._skipped = False  # a host was left for another attempt
         self._fault: tuple[Answer, Peer] | None = None
         self._refusal: Refusal | None = None
         self._converted: Content | None = None
@@ -105,19 +110,24 @@ class Walk:
 
     async def run(self) -> None:
         """Give every pending recipient an Outcome."""
-        ailing: list[Place] = []
+        ailing: list[tuple[Place, Decision]] = []
         for hop in self._batch.route.hops:
             if await self._over_hop(hop, ailing):
                 return
-        for place in ailing:
-            if self._left <= 0 or await self._at(place):
+        for place, decision in ailing:
+            if self._left <= 0:
+                self._skipped = True
+                break
+            if await self._at(place, decision):
                 break
         self._give_up()
 
-    async def _over_hop(self, hop: Hop, ailing: list[Place]) -> bool:
+    async def _over_hop(self, hop: Hop, ailing: list[tuple[Place, Decision]]) -> bool:
         """Try the hosts of one next hop; whether the walk is over. Those that ail are put off."""
+        decide, ask = self._means.security.decide, Ask.of(self._batch.envelope, self._batch.route, hop)
         if hop.path:
-            return await self._at(Place(str(hop), hop.path, 0))
+            host = Host(str(hop), 0, addresses=(hop.path,), named=True)
+            return await self._at(Place(host.name, hop.path, 0), await decide(ask, host))
         hosts = await self._means.finder.find(hop)
         if isinstance(hosts, Refusal):
             self._refused(hosts)
@@ -127,17 +137,29 @@ class Walk:
             if isinstance(found, Refusal):
                 self._refused(found)
                 continue
+            decision = await decide(ask, found)
+            if decision.refusal is not None:
+                self._barred(found, decision)
+                continue
             for address in found.addresses:
                 place = Place(host.name, address, host.port)
                 if place in self._tried:
                     continue
                 if place in self._means.ailing:
-                    ailing.append(place)
+                    ailing.append((place, decision))
                 elif self._left <= 0:
+                    self._skipped = True
                     return False
-                elif await self._at(place):
+                elif await self._at(place, decision):
                     return True
         return False
+
+    def _barred(self, host: Host, decision: Decision) -> None:
+        """Policy bars the host before anybody connects to it."""
+        assert decision.refusal is not None
+        place = Place(host.name, host.addresses[0], host.port)
+        self._check(place, decision, decision.result or None, decision.refusal.text)
+        self._failed(place, decision.refusal, Peer(place.host, place.address), 0.0)
 
     def _refused(self, refusal: Refusal) -> None:
         # Only an answer that says no is a no: one "do not know" among several makes the whole temporary.
@@ -149,30 +171,33 @@ class Walk:
         tally, at = self._tally, self._means.now()
         if not tally.pending:
             return
-        if self._fault is not None:
+        refusal = self._refusal
+        if self._fault is not None and (refusal is None or refusal.permanent or not _is_final(self._fault[0])):
             answer, peer = self._fault
+            if self._skipped and _is_final(answer):
+                answer = evolve(answer, trouble=Trouble.NO_TLS, status=f"4{answer.status[1:]}")
             outcomes = [classify.everywhere(classify.outcome(index, answer, at, peer)) for index in tally.pending]
-        elif self._refusal is not None:
-            outcomes = [classify.of_refusal(index, self._refusal, at) for index in tally.pending]
+        elif refusal is not None:
+            outcomes = [classify.of_refusal(index, refusal, at) for index in tally.pending]
         else:
             outcomes = [classify.nowhere(index, at) for index in tally.pending]
         tally.settle(outcomes)
 
     # One address
 
-    async def _at(self, place: Place) -> bool:
+    async def _at(self, place: Place, decision: Decision) -> bool:
         """Try one address; whether every recipient has an Outcome now."""
         means, route = self._means, self._batch.route
         self._tried.add(place)
-        need = means.security.need(route.tls, place.host, place.address, place.port)
-        if not isinstance(need, Answer) and place.port and not means.dialer.reaches(place.address, route.source):
+        refusal = decision.refusal
+        if refusal is None and place.port and not means.dialer.reaches(place.address, route.source):
             text = f"source {route.source} has no address of this family"
-            need = Answer(Stage.CONNECT, trouble=Trouble.UNREACHABLE, status="4.3.5", text=text)
-        if isinstance(need, Answer):
-            self._failed(place, need, Peer(place.host, place.address), 0.0)
+            refusal = Answer(Stage.CONNECT, trouble=Trouble.UNREACHABLE, status="4.3.5", text=text)
+        if refusal is not None:
+            self._failed(place, refusal, Peer(place.host, place.address), 0.0)
             return False
         self._left -= 1
-        key = Key(place.address, place.port, self._lmtp, need.mark, route.source, route.account)
+        key = Key(place.address, place.port, self._lmtp, decision.mark, route.source, route.account)
         connection = means.pool.lend_at(key)
         while True:
             started = means.seconds()
@@ -180,7 +205,7 @@ class Walk:
                 self._tally.settle([classify.stopping(index, means.now()) for index in self._tally.pending])
                 return True
             if connection is None:
-                connection = await self._open(place, need, key)
+                connection = await self._open(place, decision, key)
             if connection is None:
                 return False
             fault = await self._over(connection)
@@ -191,29 +216,68 @@ class Walk:
                 return False
             connection = None  # it had ended, or may carry no more messages: the rest goes over a new one
 
-    async def _open(self, place: Place, need: Need, key: Key) -> Connection | None:
+    async def _open(self, place: Place, decision: Decision, key: Key) -> Connection | None:
         """A new session, or None and what was the matter is noted."""
         means = self._means
         started = means.seconds()
         try:
-            try:
-                sender = await means.dialer.open(place, need, lmtp=self._lmtp, source=key.source)
-            except SessionError as error:
-                clear = means.security.in_clear(need, error.answer, place.address, place.port)
-                if clear is None:
-                    raise
-                sender = await means.dialer.open(place, clear, lmtp=self._lmtp, source=key.source)
+            decision, sender = await self._dial(place, means.security.at(decision, place.address, place.port), key)
         except SessionError as error:
-            self._failed(place, error.answer, Peer(place.host, place.address), means.seconds() - started)
+            self._check(place, decision, result_of(error.answer), classify.reason(error.answer))
+            answer = demanded(decision, error.answer)
+            self._failed(place, answer, Peer(place.host, place.address), means.seconds() - started)
             return None
         means.ailing.discard(place)
+        self._check_session(place, decision, sender)
         peer = Peer(
             place.host, place.address if place.port else "", sender.tls, sender.dialogue.offers.dsn, self._lmtp
         )
-        return means.pool.adopt(key, sender, peer)
+        connection = means.pool.adopt(key, sender, peer)
+        if decision.requiretls and not sender.dialogue.offers.requiretls:
+            sender.quit()  # RFC 8689 §4.2.1
+            self._failed(place, no_requiretls(place.host), peer, means.seconds() - started)
+            return None
+        return connection
+
+    async def _dial(self, place: Place, decision: Decision, key: Key) -> tuple[Decision, RelaySender]:
+        """A session as decided, or in clear where TLS was but a wish and is broken. Raises SessionError."""
+        means = self._means
+        try:
+            return decision, await means.dialer.open(place, decision, lmtp=self._lmtp, source=key.source)
+        except SessionError as error:
+            clear = means.security.in_clear(decision, error.answer, place.address, place.port)
+            if clear is None:
+                raise
+            self._check(place, decision, result_of(error.answer), classify.reason(error.answer))
+        clear = evolve(clear, watch=None)  # it was counted as what it was
+        return clear, await means.dialer.open(place, clear, lmtp=self._lmtp, source=key.source)
+
+    def _check_session(self, place: Place, decision: Decision, sender: RelaySender) -> None:
+        """Tell what came of a policy in a session that stands."""
+        verdict = sender.verdict
+        if not sender.tls:
+            avoided = decision.tls is Tls.NEVER and bool(decision.result)
+            self._check(place, decision, decision.result if avoided else Result.STARTTLS.value, "in clear")
+        elif verdict.result:
+            self._check(place, decision, verdict.result, verdict.text)
+        else:
+            self._check(place, decision, decision.result, "")
+
+    def _check(self, place: Place, decision: Decision, result: str | None, reason: str) -> None:
+        """RFC 8460 §4.3: one session with a host of somebody's policy domain. None: it said nothing of TLS."""
+        watch = decision.watch
+        if watch is not None and result is not None:
+            self._means.tell(
+                TlsChecked(
+                    watch.domain, watch.policy, watch.terms, place.host, watch.patterns, "", place.address,
+                    result, reason,
+                )
+            )  # fmt: skip
 
     def _failed(self, place: Place, answer: Answer, peer: Peer, seconds: float) -> None:
-        self._fault = answer, peer
+        # As of refusals: a host that may do better later keeps one that said no from being the end of the message.
+        if self._fault is None or _is_final(self._fault[0]) or not _is_final(answer):
+            self._fault = answer, peer
         if answer.trouble not in _POLICY and not answer.status:
             self._means.ailing.add(place)
         reason = classify.reason(answer)
@@ -227,15 +291,15 @@ class Walk:
             if content.eightbit and not sender.dialogue.offers.eightbitmime:
                 content = await self._seven_bit()
             if not sender.usable:
-                means.pool.give_back(connection, batch.route.lane)
+                means.pool.give_back(connection, self._sharing)
                 return Answer(Stage.HELLO, trouble=Trouble.LOST, text="the connection was lost before MAIL")
             finished: Deferred[list[Answer | None]] = Deferred()
             sender.send(Parcel(batch.envelope, content, tally.pending), finished.callback)
         except BaseException:
-            means.pool.give_back(connection, batch.route.lane)
+            means.pool.give_back(connection, self._sharing)
             raise
         answers = await finished
-        means.pool.give_back(connection, batch.route.lane)
+        means.pool.give_back(connection, self._sharing)
         return tally.record(answers, connection.peer, means.now())
 
     async def _seven_bit(self) -> Content:
@@ -245,3 +309,5 @@ class Walk:
         return self._converted
 
 
+def _is_final(answer: Answer) -> bool:
+    return classify.meaning(answer).fate is Fate.FAILED

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from relaymta.net.dns_answer import (
     AAAA,
+    CNAME,
     MX,
     PTR,
     SRV,
@@ -44,6 +45,7 @@ __all__ = [
     "A",
     "AAAA",
     "Answer",
+    "CNAME",
     "DnsSettings",
     "Kind",
     "MX",

@@ -63,13 +63,14 @@ class Srv:
 
 
 A: Kind[str] = Kind(1, "A")  # "192.0.2.1"
+CNAME: Kind[str] = Kind(5, "CNAME")  # the next name, as in PTR; asked for itself, not followed
 PTR: Kind[str] = Kind(12, "PTR")  # a name, lower case, without the last dot
 MX: Kind[Mx] = Kind(15, "MX")
 TXT: Kind[bytes] = Kind(16, "TXT")  # the character-strings joined (RFC 7208 §3.3, RFC 6376 §3.6.2.2)
 AAAA: Kind[str] = Kind(28, "AAAA")  # "2001:db8::1", as RFC 5952 writes it
 SRV: Kind[Srv] = Kind(33, "SRV")
 TLSA: Kind[bytes] = Kind(52, "TLSA")  # RFC 6698 §2.1: the record data as they are
-KINDS = (A, PTR, MX, TXT, AAAA, SRV, TLSA)
+KINDS = (A, CNAME, PTR, MX, TXT, AAAA, SRV, TLSA)
 
 
 @frozen(slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from attrs import field, frozen
 from twisted.names import dns
 
-from relaymta.net.dns_answer import AAAA, MX, PTR, SRV, TLSA, TXT, A, Answer, Kind, Mx, Security, Srv, State
+from relaymta.net.dns_answer import AAAA, CNAME, MX, PTR, SRV, TLSA, TXT, A, Answer, Kind, Mx, Security, Srv, State
 
 NAME_MAX: Final = 253  # RFC 1035 §2.3.4: 255 octets on the wire, lengths and root included
 LABEL_MAX: Final = 63  # RFC 1035 §2.3.4
@@ -261,6 +261,7 @@ def _text(name: dns.Name) -> str:
 _RECORDS: dict[int, Callable[[Any], Any]] = {
     A.code: lambda payload: socket.inet_ntop(socket.AF_INET, payload.address),
     AAAA.code: lambda payload: socket.inet_ntop(socket.AF_INET6, payload.address),
+    CNAME.code: lambda payload: _text(payload.name),
     MX.code: lambda payload: Mx(payload.preference, _text(payload.name)),
     PTR.code: lambda payload: _text(payload.name),
     SRV.code: lambda payload: Srv(payload.priority, payload.weight, payload.port, _text(payload.target)),

@@ -1,8 +1,8 @@
 """Delivery status notices: what is owed to whom, and the message that says it.
 
 RFC 3461 §4 to §6 (who is told what), RFC 6522 (multipart/report), RFC 3464 (the notice), RFC 3834 (Auto-Submitted),
-RFC 6533 (UTF-8 addresses). Pure: composes, never sends; clock and ids come from the caller. The sentences for people
-are in advice, the fields for programs in status, what comes back of the message in returned.
+RFC 6533 (UTF-8 addresses), RFC 8689 (REQUIRETLS). Pure: composes, never sends; clock and ids come from the caller. The
+sentences for people are in advice, the fields for programs in status, what comes back of the message in returned.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def compose(
         + b"".join(b"\r\n" + delimiter + b"\r\n" + part for part in parts)
         + b"\r\n" + delimiter + b"--\r\n"
     )  # fmt: skip
-    return Notice(kind, _envelope(to, octets, now, queue_id, double=double), octets)
+    return Notice(kind, _envelope(to, octets, now, queue_id, double=double, requiretls=envelope.requiretls), octets)
 
 
 def _addressee(kind: Kind, envelope: Envelope, told: tuple[Told, ...], settings: Settings) -> Address | None:
@@ -148,8 +148,13 @@ def _addressee(kind: Kind, envelope: Envelope, told: tuple[Told, ...], settings:
 
 
 def _whole(kind: Kind, envelope: Envelope, content: Content, settings: Settings) -> bool:
-    """Whether the whole message is to come back (RFC 3461 §4.3: RET speaks of failures alone)."""
-    return kind is Kind.FAILED and envelope.ret is not Ret.HDRS and content.size <= settings.return_max
+    """Whether the whole message is to come back (RFC 3461 §4.3: RET speaks of failures alone).
+
+    Not where it was to go over TLS alone: the way back may have none (RFC 8689 §5).
+    """
+    if kind is not Kind.FAILED or envelope.ret is Ret.HDRS or envelope.requiretls:
+        return False
+    return content.size <= settings.return_max
 
 
 def _header(
@@ -180,8 +185,8 @@ def _boundary(notice_id: str, parts: tuple[bytes, ...]) -> bytes:
     return boundary
 
 
-def _envelope(to: Address, octets: bytes, now: float, queue_id: str, *, double: bool) -> Envelope:
-    """RFC 3461 §6.1: the null reverse-path, NOTIFY=NEVER."""
+def _envelope(to: Address, octets: bytes, now: float, queue_id: str, *, double: bool, requiretls: bool) -> Envelope:
+    """RFC 3461 §6.1: the null reverse-path, NOTIFY=NEVER. RFC 8689 §5: REQUIRETLS of a message that had it."""
     return Envelope(
         sender=None,
         recipients=(Recipient(to, Notify.NEVER),),
@@ -189,4 +194,5 @@ def _envelope(to: Address, octets: bytes, now: float, queue_id: str, *, double: 
         origin=Origin(listener=DOUBLE if double else "", session=queue_id, protocol=NOTICE),
         body=Body.SEVENBIT if octets.isascii() else Body.EIGHTBIT,
         smtputf8=to.internationalized,
+        requiretls=requiretls,
     )

@@ -44,7 +44,9 @@ class Host:
 
     `addresses`: IP addresses (or "unix:/path") in the order in which to try them; () where they have not been
     looked up yet, which HostFinder.resolve does when the host's turn comes. `secure`: DNSSEC vouches for the name
-    (RFC 7672 §2.2.1), and for the addresses once they are there.
+    (RFC 7672 §2.2.1), and for the addresses once they are there; `named`: for the name at least, or the operator
+    wrote it. `canonical`: what the addresses were found at, `next_hop`: what the MX were found at; the last names of
+    chains of aliases, "" where none was followed.
     """
 
     name: str
@@ -53,6 +55,9 @@ class Host:
     addresses: tuple[str, ...] = ()
     secure: bool = False
     _rivals: tuple[str, ...] = field(default=(), repr=False, eq=False)
+    named: bool = field(default=False, repr=False, eq=False)
+    canonical: str = field(default="", repr=False, eq=False)
+    next_hop: str = field(default="", repr=False, eq=False)
 
 
 @frozen(slots=True)
@@ -114,7 +119,9 @@ class HostFinder:
         addresses = self._usable(answer.records)
         if not addresses:
             return Refusal("4.4.4", False, f"no usable address: {answer.text or host.name}")
-        return evolve(host, addresses=addresses, secure=host.secure and answer.secure)
+        return evolve(
+            host, addresses=addresses, secure=host.secure and answer.secure, canonical=answer.canonical
+        )
 
     # One host
 
@@ -123,7 +130,7 @@ class HostFinder:
             return _loop(hop)
         addresses = self._usable((hop.name,), hop.configured)
         if addresses:
-            return (Host(hop.name, hop.port, addresses=addresses),)
+            return (Host(hop.name, hop.port, addresses=addresses, named=True),)
         return _no(hop, "5.4.4", f"nobody can be reached at address {hop.name}")
 
     async def _only(self, hop: Hop, name: str, *, secure: bool) -> tuple[Host, ...] | Refusal:
@@ -140,7 +147,8 @@ class HostFinder:
         addresses = self._usable(answer.records, hop.configured)
         if not addresses:
             return _no(hop, "5.4.4", f"nobody can be reached at the address of {name}")
-        return (Host(name, hop.port, 0, addresses, secure and answer.secure),)
+        found = Host(name, hop.port, 0, addresses, secure and answer.secure, named=secure, canonical=answer.canonical)
+        return (found,)
 
     # An MX set
 
@@ -157,9 +165,9 @@ class HostFinder:
             if any(self._leads_to_us(addresses, hop.port) for addresses in found):
                 looped = True
                 break
-            hosts = self._hosts(hop, level, found, answer.secure)
+            hosts = self._hosts(hop, level, found, answer)
             if hosts:
-                return (*hosts, *_lazy(hop, levels[number + 1 :], answer.secure))
+                return (*hosts, *_lazy(hop, levels[number + 1 :], answer))
             trouble = trouble or next((one.text for one in found if one.state is State.FAILED), "")
         if trouble:
             return Refusal("4.4.3", False, f"name server trouble: {trouble}")
@@ -180,12 +188,17 @@ class HostFinder:
         kept = list(best.values())[:HOSTS_MAX]
         return [list(level) for _, level in groupby(kept, lambda mx: mx.preference)], ours is not None
 
-    def _hosts(self, hop: Hop, level: list[Mx], found: list[Answer[str]], secure: bool) -> list[Host]:
+    def _hosts(self, hop: Hop, level: list[Mx], found: list[Answer[str]], named: Answer[Mx]) -> list[Host]:
         hosts = []
         for mx, answer in zip(level, found, strict=True):
             addresses = self._usable(answer.records, hop.configured)
             if addresses:
-                hosts.append(Host(mx.name, hop.port, mx.preference, addresses, secure and answer.secure))
+                hosts.append(
+                    Host(
+                        mx.name, hop.port, mx.preference, addresses, named.secure and answer.secure,
+                        named=named.secure, canonical=answer.canonical, next_hop=named.canonical,
+                    )
+                )  # fmt: skip
         return hosts
 
     # Addresses
@@ -216,13 +229,16 @@ class HostFinder:
         return tuple(dict.fromkeys(turns))[:ADDRESSES_MAX]
 
 
-def _lazy(hop: Hop, levels: list[list[Mx]], secure: bool) -> Iterator[Host]:
+def _lazy(hop: Hop, levels: list[list[Mx]], answer: Answer[Mx]) -> Iterator[Host]:
     """Hosts of worse preference: their addresses are looked up when their turn comes."""
     before: tuple[str, ...] = ()
     for level in levels:
         before += tuple(mx.name for mx in level)
         for mx in level:
-            yield Host(mx.name, hop.port, mx.preference, (), secure, before)
+            yield Host(
+                mx.name, hop.port, mx.preference, (), answer.secure, before,
+                named=answer.secure, next_hop=answer.canonical,
+            )  # fmt: skip
 
 
 def _no(hop: Hop, status: str, text: str) -> Refusal:

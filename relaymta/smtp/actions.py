@@ -46,6 +46,7 @@ class Trouble(Enum):
     NO_TLS = "TLS is demanded and not offered"
     TLS = "the TLS handshake failed"
     UNFIT = "the peer cannot take this message"
+    UNSAFE = "the sender demands more of TLS than the peer shows"
     UNREADABLE = "the content could not be read"
 
 
@@ -61,7 +62,8 @@ class Tls(Enum):
 class Answer:
     """How it ended, and where: the peer's reply, or the trouble in its stead with a short text.
 
-    `status` is an enhanced code where the trouble brings its own (UNFIT).
+    `status` is an enhanced code where the trouble brings its own (UNFIT, UNSAFE). `result`: what was wrong with the
+    peer's TLS, in the words of RFC 8460 §4.3, where that is known.
     """
 
     stage: Stage
@@ -69,6 +71,21 @@ class Answer:
     trouble: Trouble | None = None
     text: str = ""
     status: str = ""
+    result: str = ""
+
+
+@frozen(slots=True)
+class Verdict:
+    """What the peer proved in the handshake.
+
+    `how`: by what it was verified ("DANE-EE", "PKIX"), "" where it was not. `result`: what was wrong, in the words of
+    RFC 8460 §4.3, and `text` for people; `fatal` says that nothing may be said to it.
+    """
+
+    how: str = ""
+    result: str = ""
+    text: str = ""
+    fatal: bool = False
 
 
 @frozen(slots=True)

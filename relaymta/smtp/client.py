@@ -40,6 +40,7 @@ from relaymta.smtp.actions import (
     Stage,
     StartTls,
     Trouble,
+    Verdict,
     Write,
 )
 from relaymta.smtp.data import Encoder, stuff
@@ -49,6 +50,8 @@ SMALL = 128 * 1024  # octets; ours: content up to this size is one write, above 
 CLOSE_LIMIT = 5.0  # seconds; ours: how long a peer may take to answer QUIT or a closing TLS before it is cut off
 
 Done = Callable[[list[Answer | None]], None]
+Judge = Callable[[SSL.Connection], Verdict]
+UNPROVEN = Verdict()
 
 # Seconds for each stage (RFC 5321 §4.5.3.2.1 to §4.5.3.2.6); HELLO and TLS are ours by the same measure.
 TIMEOUTS: Mapping[Stage, float] = {
@@ -113,6 +116,7 @@ class RelaySender(smtp.ESMTPSender):
         self._gone = False
         self.messages = 0
         self.tls = ""
+        self.verdict = UNPROVEN
         self.on_gone: Callable[[], None] | None = None
 
     # What the owner calls
@@ -164,11 +168,17 @@ class RelaySender(smtp.ESMTPSender):
             self._watch()
 
     def handshakeCompleted(self) -> None:
-        """TLS stands; what the certificate must show was the creator's to check."""
+        """TLS stands. A creator that has a `judge` says now whether the peer is who it must be, before EHLO."""
         if self._dialogue.stage is not Stage.HANDSHAKE:
             return  # given up meanwhile
         connection = self.transport.getHandle()
-        self.tls = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
+        judge: Judge | None = getattr(self._creator, "judge", None)
+        self.verdict = verdict = UNPROVEN if judge is None else judge(connection)
+        if verdict.fatal:
+            self._perform(self._dialogue.unverified(verdict.text, verdict.result))
+            return
+        verified = f" (verified: {verdict.how})" if verdict.how else ""
+        self.tls = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}{verified}"
         self._perform(self._dialogue.secured())
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

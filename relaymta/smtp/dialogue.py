@@ -120,6 +120,12 @@ class Dialogue:
         self._link.offers = NOTHING
         return [self._say_hello()]
 
+    def unverified(self, text: str, result: str) -> list[Action]:
+        """The handshake ended well, and the peer is not who it must be; `result` as in Answer. Not a word is said."""
+        actions: list[Action] = []
+        self._give_up(Answer(self._link.stage, trouble=Trouble.TLS, text=text, result=result), actions)
+        return actions
+
     def send(self, parcel: Parcel) -> list[Action]:
         """Begin to send a message; exactly one Finished follows, at once or later. Only while `usable`.
 
@@ -181,7 +187,7 @@ class Dialogue:
         elif not 200 <= code < 300:
             self._turned_away(raw, actions)
         else:
-            self._link.offers = offers = NOTHING if self._helo else offers_of(lines)
+            self._link.offers = offers = NOTHING if self._helo else offers_of(lines, secure=self.secure)
             if self.secure or self._tls is Tls.NEVER:
                 self._stand(actions)
             elif offers.starttls:
@@ -236,7 +242,8 @@ class Dialogue:
 
     def _give_up(self, answer: Answer, actions: list[Action]) -> None:
         """The connection is of no more use; `answer` says why to whoever waits for it."""
-        abruptly = answer.stage is Stage.CONTENT
+        # A peer that is not who it must be is not bidden farewell either.
+        abruptly = answer.stage is Stage.CONTENT or bool(answer.result)
         if answer.stage in _OPENING:
             actions.append(Refused(answer))
         elif self._sending is not None:

@@ -1,7 +1,7 @@
 """What a peer offers in its answer to EHLO, and what may be said to it: MAIL and RCPT with their parameters.
 
 RFC 5321 §4.1.1.1 (EHLO), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN), RFC 2920
-(PIPELINING), RFC 9422 (LIMITS). When it is said is left to smtp.dialogue.
+(PIPELINING), RFC 9422 (LIMITS), RFC 8689 (REQUIRETLS). When it is said is left to smtp.dialogue.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Offers:
     eightbitmime: bool = False
     smtputf8: bool = False
     dsn: bool = False
+    requiretls: bool = False
     rcpt_max: int = 0
     mail_max: int = 0
     domain_max: int = 0
@@ -41,8 +42,11 @@ class Offers:
 NOTHING = Offers()  # a peer that knows HELO only
 
 
-def offers_of(lines: list[bytes]) -> Offers:
-    """Read the lines of a positive answer to EHLO or LHLO; the first one is a greeting (RFC 5321 §4.1.1.1)."""
+def offers_of(lines: list[bytes], *, secure: bool = False) -> Offers:
+    """Read the lines of a positive answer to EHLO or LHLO; the first one is a greeting (RFC 5321 §4.1.1.1).
+
+    `secure`: they came over TLS, without which REQUIRETLS cannot be meant (RFC 8689 §3).
+    """
     keywords: dict[str, str] = {}
     for line in lines[1:]:
         text = line.decode("latin-1").strip()
@@ -59,6 +63,7 @@ def offers_of(lines: list[bytes]) -> Offers:
         eightbitmime="8BITMIME" in keywords,
         smtputf8="SMTPUTF8" in keywords,
         dsn="DSN" in keywords,
+        requiretls=secure and "REQUIRETLS" in keywords,
         rcpt_max=limits.get("RCPTMAX", 0),
         mail_max=limits.get("MAILMAX", 0),
         domain_max=limits.get("RCPTDOMAINMAX", 0),
@@ -99,6 +104,8 @@ def mail_command(offers: Offers, envelope: Envelope, content: Content, *, utf8: 
             line += b" RET=" + envelope.ret.value.encode()  # RFC 3461 §4.3
         if envelope.envid:
             line += b" ENVID=" + xtext_encode(envelope.envid)  # RFC 3461 §4.4
+    if envelope.requiretls and offers.requiretls:
+        line += b" REQUIRETLS"  # RFC 8689 §3: whoever takes it over takes the demand over
     return line + b"\r\n"
 
 

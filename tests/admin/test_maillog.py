@@ -13,7 +13,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from relaymta.admin.maillog import FLUSH_OCTETS, FLUSH_SECONDS, KEEP_OCTETS, Format, MailLog
-from relaymta.events import LaneResumed, MessageAccepted, RecipientSettled
+from relaymta.events import LaneResumed, MessageAccepted, RecipientSettled, TlsChecked
 
 EVENT = LaneResumed("discard")
 AT = 1795464000.125  # 2026-11-23T20:00:00Z and a bit
@@ -231,3 +231,13 @@ def test_an_event_costs_microseconds(file: Path, format: Format) -> None:
         best = min(best, (time.perf_counter() - begin) / 2000)
     log.close()
     assert best < 30e-6
+
+
+def test_sessions_that_broke_a_policy_are_written_and_the_others_are_not(file: Path, clock: Clock) -> None:
+    """Each connection tells what came of TLS; a line a connection would drown the rest."""
+    log = log_at(file, clock)
+    for policy, result in (("sts", ""), ("no-policy-found", "starttls-not-supported"), ("tlsa", "certificate-expired")):
+        log(TlsChecked("b.test", policy, ("3 1 1 00",), "mx.b.test", (), "", "192.0.2.1", result, ""))
+    log.close()
+    [line] = file.read_text().splitlines()
+    assert "tls-checked" in line and "result=certificate-expired" in line

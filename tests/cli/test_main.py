@@ -152,6 +152,17 @@ def test_check_warns_and_still_says_yes(config: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith(f'warning: {config}:1: hostname: "host" is not a fully qualified name')
 
 
+def test_check_says_where_a_warning_is_about(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning about one of several tables names it and its line."""
+    text = config.read_text()
+    table = '[[tls_exception]]\nhost = "mx.test"\ntls = "encrypt"\nreason = "why"\nuntil = 2020-01-31\n'
+    config.write_text(f"{text}\n{table}")
+    assert main(["check", "-c", str(config)]) == 0
+    line = len(text.splitlines()) + 6
+    told = f"warning: {config}:{line}: tls_exception[1].until: the exception for mx.test ended on 2020-01-31"
+    assert told in capsys.readouterr().err
+
+
 def test_check_says_what_this_machine_lacks(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A group that is not there is a problem with its line."""
     config.write_text(config.read_text() + 'group = "no-such-group"\n')

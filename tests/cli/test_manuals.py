@@ -37,9 +37,15 @@ addresses = ["192.0.2.1"]
 match = "*"
 [[certificate]]
 certificate = "cert.pem"
+[[tls_exception]]
+domain = "example.net"
+tls = "encrypt"
+reason = "a reason"
+until = 2027-01-31
 """
 REQUIRED = {"hostname", "route.to", "route.recipient", "source.name", "source.addresses", "lane.match"}
 REQUIRED |= {"listener.address", "lane.concurrency", "certificate.certificate"}
+REQUIRED |= {"tls_exception.domain", "tls_exception.tls", "tls_exception.reason", "tls_exception.until"}
 
 
 def plain(path: Path) -> str:

@@ -15,7 +15,7 @@ from zope.interface import directlyProvides
 
 from relaymta.delivery.attempt import Batch, Deliveries
 from relaymta.delivery.settings import Settings, Source
-from relaymta.events import Event
+from relaymta.events import Event, TlsChecked
 from relaymta.mail.content import Content, MemoryContent
 from relaymta.mail.envelope import Recipient
 from relaymta.mail.outcome import Outcome
@@ -170,12 +170,13 @@ class Finder:
 
 @define
 class House:
-    """Deliveries on a network, and what they told."""
+    """Deliveries on a network, and what they told; what they told of TLS by itself."""
 
     network: Network
     deliveries: Deliveries
     finder: Finder
     events: list[Event] = field(factory=list)
+    checked: list[TlsChecked] = field(factory=list)
 
     def deliver(self, *recipients: str | Recipient, **more: Any) -> list[Outcome]:
         """Attempt a batch; its outcomes."""
@@ -212,15 +213,24 @@ def house(
         network.places[f"192.0.2.{number}", 25] = behaviour
         hosts.append(Host(f"mx{number}.b.test", 25, number, (f"192.0.2.{number}",)))
     events: list[Event] = []
+    checked: list[TlsChecked] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, TlsChecked):
+            checked.append(event)
+        else:
+            events.append(event)
+
     finder = more.pop("finder", None) or Finder({"b.test": tuple(hosts)})
     deliveries = Deliveries(
         network,
         finder,
         settings or Settings(),
         hostname="us.test",
-        tell=events.append,
+        tell=tell,
         sources=sources,
         now=lambda: 1_700_000_000.0,
         connect=network.connect,
+        **more,
     )
-    return House(network, deliveries, finder, events)
+    return House(network, deliveries, finder, events, checked)

@@ -491,8 +491,8 @@ def test_addresses_of_another_family_than_the_source_are_passed_over() -> None:
     assert place.network.dialled == [("192.0.2.7", 25)]
 
 
-def test_dane_waits_until_it_can_be_verified() -> None:
-    """A route that demands DANE never falls back: the message is deferred with a clear text."""
+def test_dane_waits_where_there_are_no_records() -> None:
+    """A route that demands DANE never falls back: the message is deferred with a clear text, nobody is dialled."""
     place = house(Server())
     (outcome,) = place.deliver("a@b.test", route=route_to(tls=TlsLevel.DANE))
     assert short([outcome]) == [("DEFERRED", "SITE", "4.7.4")] and "DANE" in outcome.text

@@ -84,6 +84,14 @@ def test_trouble_with_its_own_status_keeps_it() -> None:
     assert (outcome.fate, outcome.status, outcome.text) == (Fate.FAILED, "5.3.4", "too large")
 
 
+def test_a_demand_that_no_host_meets_fails_the_message() -> None:
+    """RFC 8689 §4.2.1: the next host is tried, and when there is none the sender is told; it is no host's trouble."""
+    answer = Answer(Stage.HELLO, trouble=Trouble.UNSAFE, status="5.7.30", text="no REQUIRETLS")
+    assert classify.meaning(answer).elsewhere
+    outcome = classify.everywhere(classify.outcome(0, answer, 1.0, PEER))
+    assert (outcome.fate, outcome.scope, outcome.status) == (Fate.FAILED, Scope.MESSAGE, "5.7.30")
+
+
 def test_a_refused_name() -> None:
     """A permanent refusal of the name look-up fails, any other defers; both are the site's."""
     for permanent, fate in ((True, Fate.FAILED), (False, Fate.DEFERRED)):

@@ -4,114 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import struct
 import tempfile
-from collections.abc import Callable
-from typing import Any
 
-from twisted.internet import reactor as the_reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.trial.unittest import TestCase
-
-from relaymta.config import Duration
-from relaymta.delivery import security
-from relaymta.delivery.attempt import Batch, Deliveries
-from relaymta.delivery.settings import Settings
-from relaymta.events import Event
-from relaymta.mail.content import MemoryContent
-from relaymta.mail.outcome import Fate, Outcome
+from relaymta.mail.outcome import Fate
 from relaymta.routing.mx import Host
 from relaymta.routing.route import Hop, Route, TlsLevel, Transport
 from tests.delivery.certificates import authority
-from tests.delivery.network import Finder, route_to
-from tests.smtp.scripted import BODY, Server, envelope
-
-reactor: Any = the_reactor
-HOST = "mx.b.test"
+from tests.delivery.loopback import HOST, Loopback
+from tests.delivery.network import route_to
+from tests.smtp.scripted import Server
 
 
-class Session(Protocol):
-    """A scripted server on a socket, which may speak TLS after STARTTLS."""
-
-    transport: Any
-
-    def __init__(self, server: Server, context: Any, reset_at: str) -> None:
-        self.server, self.context, self.reset_at = server, context, reset_at
-
-    def connectionMade(self) -> None:
-        self.transport.write(self.server.greet())
-        if self.server.closed:
-            self.transport.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.server.commands[-1:] == ["(handshake)"] and self.context is None:
-            self.transport.write(b"this is no TLS\r\n")
-            self.transport.loseConnection()
-            return
-        said = self.server.feed(data)
-        if self.reset_at and any(line.startswith(self.reset_at) for line in self.server.commands):
-            linger = struct.pack("ii", 1, 0)
-            self.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.transport.abortConnection()
-            return
-        self.transport.write(said)
-        if self.server.commands[-1:] == ["STARTTLS"] and said.startswith(b"220"):
-            self.server.commands.append("(handshake)")
-            self.server.offers = [one for one in self.server.offers if one != "STARTTLS"]
-            if self.context is not None:
-                self.transport.startTLS(self.context)
-        elif self.server.closed:
-            self.transport.loseConnection()
-
-
-class LoopbackTests(TestCase):
+class LoopbackTests(Loopback):
     """One site on 127.0.0.1."""
-
-    timeout = 20
-
-    def setUp(self) -> None:
-        self.servers: list[Server] = []
-        self.events: list[Event] = []
-        self.finder = Finder({})
-        self.deliveries = Deliveries(
-            reactor,
-            self.finder,
-            Settings(ehlo_timeout=Duration(5.0)),
-            hostname="us.test",
-            tell=self.events.append,
-        )
-        self.addCleanup(lambda: self.deliveries.close(1.0))
-
-    def listen(
-        self, make: Callable[[], Server] = Server, context: Any = None, reset_at: str = "", path: str = ""
-    ) -> None:
-        """Put a server behind b.test."""
-
-        def build(_: Any) -> Session:
-            self.servers.append(make())
-            return Session(self.servers[-1], context, reset_at)
-
-        factory = Factory()
-        factory.noisy = False
-        factory.buildProtocol = build  # type: ignore[method-assign,assignment]
-        if path:
-            port = reactor.listenUNIX(path, factory)
-        else:
-            port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-            found = (Host(HOST, port.getHost().port, 0, ("127.0.0.1",)),)
-            self.finder.hosts["b.test"] = found
-        self.addCleanup(port.stopListening)
-
-    def deliver(self, *recipients: str, content: bytes = BODY, route: Route | None = None) -> Deferred[list[Outcome]]:
-        """Attempt a batch."""
-        everyone = tuple(range(len(recipients)))
-        route = route or route_to()
-        return self.deliveries.attempt(
-            Batch("Q1", envelope(*recipients), MemoryContent(content), everyone, route, route.lane)
-        )
 
     async def test_messages_over_one_real_connection(self) -> None:
         """Several messages reach a server over one socket."""
@@ -190,20 +95,16 @@ class LoopbackTests(TestCase):
 
     async def test_verify_takes_the_right_name_and_no_other(self) -> None:
         """`verify` delivers to a host with a trusted certificate for its name, and to nobody else (RFC 6125)."""
-
-        def trusting(host: str) -> Any:
-            return optionsForClientTLS(host, trustRoot=authority().trusted)
-
-        self.patch(security, "optionsForClientTLS", trusting)
-        security._verifying.cache_clear()
-        self.addCleanup(security._verifying.cache_clear)
+        self.believe_authority()
         route = route_to(tls=TlsLevel.VERIFY)
         self.listen(lambda: Server(offers=("STARTTLS",)), authority().server("other.test"))
         (outcome,) = await self.deliver("a@b.test", route=route)
         assert outcome.fate is Fate.DEFERRED and outcome.status == "4.7.5" and not self.servers[0].taken
+        assert outcome.text == f"the certificate is not for {HOST}"
+        assert self.servers[0].commands == ["EHLO us.test", "STARTTLS", "(handshake)"]  # not a word after it
         self.listen(lambda: Server(offers=("STARTTLS",)), authority().server(HOST))
         (outcome,) = await self.deliver("a@b.test", route=route)
-        assert outcome.fate is Fate.RELAYED and outcome.tls
+        assert outcome.fate is Fate.RELAYED and outcome.tls.endswith(" (verified: PKIX)")
 
     async def test_verify_does_not_take_an_unknown_authority(self) -> None:
         """A certificate that no CA of this system has signed does not verify."""

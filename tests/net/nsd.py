@@ -3,7 +3,14 @@
     with nsd({"example.test": "@ MX 10 mx\nmx A 127.0.0.2"}) as server:
         ...                      # server is "127.0.0.1:40123", ready to answer
 
-Each zone gets an SOA and an NS record where its text has none. `NSD_MISSING` is "" or why there is none.
+Each zone gets an SOA and an NS record where its text has none. `NSD_MISSING` is "" or why there is none. A class of
+tests has one for all of them:
+
+    name_server = serving({"example.test": ZONE})
+
+    @pytest.mark.usefixtures("name_server")
+    class NsdTests(TestCase):
+        server: ClassVar[str]
 """
 
 from __future__ import annotations
@@ -19,6 +26,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 _PROGRAM = shutil.which("nsd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 NSD_MISSING = "" if _PROGRAM else "nsd is not installed (Debian: apt-get install nsd)"
@@ -36,7 +46,7 @@ def nsd(zones: dict[str, str], address: str = "127.0.0.1") -> Iterator[str]:
     """Serve `zones` (origin to master file text) on `address` and a free port; yields "address:port"."""
     with tempfile.TemporaryDirectory(prefix="relaymta-nsd-") as folder:
         for _ in range(_ATTEMPTS):
-            port = _free_port(address)
+            port = free_port(address)
             process = _start(Path(folder), zones, address, port)
             try:
                 if _ready(process, address, port, next(iter(zones))):
@@ -45,6 +55,26 @@ def nsd(zones: dict[str, str], address: str = "127.0.0.1") -> Iterator[str]:
             finally:
                 _stop(process)
         raise NsdError((Path(folder) / "log").read_text())
+
+
+def serving(zones: dict[str, str]) -> Any:
+    """A fixture of class scope: one NSD, whose "address:port" is the class's `server`."""
+
+    @pytest.fixture(scope="class")
+    def name_server(request: pytest.FixtureRequest) -> Iterator[None]:
+        with nsd(zones) as address:
+            request.cls.server = address
+            yield
+
+    return name_server
+
+
+def master_file(origin: str, text: str) -> str:
+    """The text of a zone's master file (RFC 1035 §5)."""
+    head = f"$ORIGIN {origin.rstrip('.')}.\n$TTL 300\n"
+    if "SOA" not in text.split():
+        head += "@ IN SOA ns.invalid. hostmaster.invalid. 1 3600 900 604800 60\n@ IN NS ns.invalid.\n"
+    return f"{head}{text}\n"
 
 
 def _start(folder: Path, zones: dict[str, str], address: str, port: int) -> subprocess.Popen[bytes]:
@@ -65,10 +95,7 @@ def _start(folder: Path, zones: dict[str, str], address: str, port: int) -> subp
         "  control-enable: no",
     ]
     for number, (origin, text) in enumerate(zones.items()):
-        head = f"$ORIGIN {origin.rstrip('.')}.\n$TTL 300\n"
-        if " SOA " not in text:
-            head += "@ IN SOA ns.invalid. hostmaster.invalid. 1 3600 900 604800 60\n@ IN NS ns.invalid.\n"
-        (folder / f"zone{number}").write_text(head + text + "\n")
+        (folder / f"zone{number}").write_text(master_file(origin, text))
         lines += ["zone:", f'  name: "{origin}"', f'  zonefile: "zone{number}"']
     (folder / "conf").write_text("\n".join(lines) + "\n")
     with open(folder / "log", "wb") as log:
@@ -109,7 +136,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
     """A port that is free for both UDP and TCP at the moment."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     while True:

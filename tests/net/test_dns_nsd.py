@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -11,7 +10,7 @@ from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import TestCase
 
 from relaymta.net.dns import SRV, TXT, DnsSettings, Mx, Resolver, Srv, State
-from tests.net.nsd import NSD_MISSING, nsd
+from tests.net.nsd import NSD_MISSING, serving
 
 ZONE = """
 @            MX    10 mx1
@@ -37,12 +36,7 @@ OTHER = "mail A 127.0.0.9\nmail MX 5 mail"
 TURNED = "2 PTR mx1.example.test."
 
 
-@pytest.fixture(scope="class")
-def name_server(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One NSD for all tests of a class, as its `server`."""
-    with nsd({"example.test": ZONE, "other.test": OTHER, "0.0.127.in-addr.arpa": TURNED}) as address:
-        request.cls.server = address
-        yield
+name_server = serving({"example.test": ZONE, "other.test": OTHER, "0.0.127.in-addr.arpa": TURNED})
 
 
 @pytest.mark.peers

@@ -322,6 +322,13 @@ def test_ret_and_size_decide_what_comes_back(kind: Kind, ret: Ret | None, size: 
         assert octets.strip() == CONTENT.header().strip()
 
 
+def test_a_message_that_was_for_tls_alone_does_not_come_back() -> None:
+    """RFC 8689 §5: its header alone, and the notice asks for TLS all the way as the message did."""
+    notice = noticed(envelope=evolve(ENVELOPE, ret=Ret.FULL, requiretls=True))
+    assert parts(notice)[2].get_content_type() == "text/rfc822-headers" and b"The text." not in notice.octets
+    assert notice.envelope.requiretls and not noticed().envelope.requiretls
+
+
 def test_the_limit_is_a_setting() -> None:
     """return_max = 0 gives headers always."""
     _, _, back = parts(noticed(settings=Settings(return_max=Size(0))))

@@ -393,6 +393,28 @@ def test_security_needs_every_link() -> None:
     assert not found(Zone(exchangers, {"a.test": insecure_address}, secure=True))[0].secure
 
 
+def test_who_vouches_for_a_hosts_name_is_kept_apart_from_its_addresses() -> None:
+    """RFC 7672 §2.2.2: a signed name may stand for unsigned addresses; the operator's word counts as a name too."""
+    exchangers: Any = {"example.test": [(1, "a.test")]}
+    insecure = Zone({}, {"a.test": ["192.0.2.1"]})._answer_addresses("a.test")
+    [host] = found(Zone(exchangers, {"a.test": insecure}, secure=True))
+    assert host.named and not host.secure
+    assert not found(Zone(exchangers, {"a.test": ["192.0.2.1"]}))[0].named
+    [only] = found(Zone({}, {"a.test": ["192.0.2.1"]}), configured("[a.test]:25"))
+    assert only.named and not only.secure
+    [literal] = found(Zone(), configured("[192.0.2.1]:25"))
+    assert literal.named and not literal.secure
+
+
+def test_where_aliases_led_is_kept() -> None:
+    """RFC 7672 §2.2.3, §3.2.2: the last name of each host's chain of aliases, and that of the domain's."""
+    exchangers = Zone({"real.test": [(1, "a.test"), (2, "b.test")]})._answer_mx("real.test")
+    addresses = Zone({}, {"end.test": ["192.0.2.1"]})._answer_addresses("end.test")
+    hosts = found(Zone({"example.test": exchangers}, {"a.test": addresses, "b.test": addresses}))
+    assert [host.name for host in hosts] == ["a.test", "b.test"]  # the second one was looked up in its turn
+    assert {(host.canonical, host.next_hop) for host in hosts} == {("end.test", "real.test")}
+
+
 def test_what_is_known_is_found_without_waiting() -> None:
     """A warm cache answers in a plain call's time: no question, no Deferred."""
     zone = Zone({"example.test": [(1, "a.test")]}, {"a.test": ["192.0.2.1"]}, slow=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from relaymta.routing.mx import Host, HostFinder, Refusal
 from relaymta.routing.ourselves import Ourselves
 from relaymta.routing.router import Router
 from relaymta.routing.settings import HostSettings, Prefer
-from tests.net.nsd import NSD_MISSING, nsd
+from tests.net.nsd import NSD_MISSING, serving
 
 ZONE = """
 several    MX 10 mx1
@@ -42,12 +41,7 @@ elsewhere  MX 10 mx.not-served-here.test.
 """
 
 
-@pytest.fixture(scope="class")
-def name_server(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One NSD for all tests of a class, as its `server`."""
-    with nsd({"example.test": ZONE}) as address:
-        request.cls.server = address
-        yield
+name_server = serving({"example.test": ZONE})
 
 
 @pytest.mark.peers

@@ -119,7 +119,7 @@ def test_crit_6_starttls_response_injection(split: bool) -> None:
 
 
 def test_a_refused_starttls_leaves_the_session_in_clear_where_tls_is_a_wish() -> None:
-    """454 to STARTTLS is no reason to go: the session goes on where nothing demands TLS (RFC 3207 §4)."""
+    """Twisted issue 10334: 454 to STARTTLS is no reason to go where nothing demands TLS (RFC 3207 §4)."""
     server = Server(offers=("STARTTLS",), answers=lambda v, a: b"454 no\r\n" if v == "STARTTLS" else None)
     made = wire(server)
     assert made.opened and not made.dialogue.secure
@@ -137,6 +137,16 @@ def test_tls_that_is_not_wanted_is_not_asked_for() -> None:
     """Tls.NEVER does not say STARTTLS."""
     made = wire(Server(offers=("STARTTLS",)), tls=Tls.NEVER)
     assert made.opened and made.server.commands == ["EHLO us.test"]
+
+
+def test_a_peer_that_is_not_who_it_must_be_hears_not_a_word() -> None:
+    """The handshake ended well and the proof failed: no EHLO, no QUIT, and the answer says what was wrong."""
+    dialogue = Dialogue(b"us.test", tls=Tls.MUST)
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.receive(b"250-x\r\n250 STARTTLS\r\n")
+    dialogue.receive(b"220 go\r\n")
+    answer = Answer(Stage.HANDSHAKE, trouble=Trouble.TLS, text="it has expired", result="certificate-expired")
+    assert dialogue.unverified("it has expired", "certificate-expired") == [Refused(answer), Close(abruptly=True)]
 
 
 def test_a_lost_handshake_is_told_as_tls_trouble() -> None:

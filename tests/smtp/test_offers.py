@@ -58,3 +58,17 @@ def test_mail_says_the_size_of_what_is_sent() -> None:
     """SIZE= is the content with CRLF as two octets, before dots are stuffed (RFC 1870 §3)."""
     offers = offers_of([b"x", b"SIZE"])
     assert mail_command(offers, envelope("a@b.test"), MemoryContent(b".\r\n"), utf8=False).endswith(b" SIZE=3\r\n")
+
+
+def test_requiretls_is_passed_on_where_it_can_be_meant() -> None:
+    """RFC 8689 §3: offered over TLS, asked for by the message; a peer that offers it in clear cannot mean it."""
+    asks = envelope("a@b.test", requiretls=True)
+    for lines, secure, said in (
+        ([b"x", b"requiretls"], True, b" REQUIRETLS\r\n"),
+        ([b"x", b"REQUIRETLS"], False, b">\r\n"),
+        ([b"x"], True, b">\r\n"),
+    ):
+        offers = offers_of(lines, secure=secure)
+        assert mail_command(offers, asks, MemoryContent(b""), utf8=False).endswith(said)
+    offers = offers_of([b"x", b"REQUIRETLS"], secure=True)
+    assert b"REQUIRETLS" not in mail_command(offers, envelope("a@b.test"), MemoryContent(b""), utf8=False)
