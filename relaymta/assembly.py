@@ -25,6 +25,8 @@ from relaymta.admin.queuecommands import QueueCommands
 from relaymta.admin.recorder import Recorder
 from relaymta.board import Board
 from relaymta.delivery.attempt import Deliveries
+from relaymta.directory.accounts import Accounts
+from relaymta.directory.maker import make_directory
 from relaymta.mail.envelope import Envelope
 from relaymta.mail.queueid import IdMaker, shard_of
 from relaymta.mail.reply import Reply
@@ -84,6 +86,7 @@ class Relay:
         self._keyring: Keyring | None = None
         self._drop_claim: Claim | None = None
         self._drop_later: IDelayedCall | None = None
+        self.directory = self._make_directory(settings)
         self.recorder = Recorder(reactor.seconds, settings.admin.history // self._workers)
         ears.add(self.recorder)
         self.spool = Fleet(shard, self._make_spool(shard), shard_of)
@@ -198,6 +201,7 @@ class Relay:
             factory = self._factories.get(listener.name)
             if factory is not None:
                 factory.configure(listener, self._tls_of(listener))
+        self._replace_directory(settings)
         before, resolver = self.deliveries, self._resolver
         self._resolver = Resolver(self._reactor, settings.dns)
         self.deliveries = self._make_deliveries(settings)
@@ -236,6 +240,8 @@ class Relay:
 
     def _close(self, _: object) -> Deferred[None]:
         self._resolver.close()
+        if self.directory is not None:
+            self.directory.close()
         return self.manager.close()
 
     # What the rooms are given
@@ -259,6 +265,21 @@ class Relay:
         """For the parent: give up adopted shards that are empty."""
         released = self.spool.release() if self.manager.listed else succeed([])
         return released.addCallback(lambda numbers: [{"released": number} for number in numbers])
+
+    def _make_directory(self, settings: Settings) -> Accounts | None:
+        return make_directory(
+            settings.users,
+            self._reactor,
+            os.path.join(settings.spool, "state"),
+            on_read=lambda file, accounts: self._tell(events.UsersRead(file, accounts)),
+            on_broken=lambda file, reason: self._tell(events.UsersBroken(file, reason)),
+        )
+
+    def _replace_directory(self, settings: Settings) -> None:
+        """Other accounts; who is being looked at is still answered by the ones before."""
+        before, self.directory = self.directory, self._make_directory(settings)
+        if before is not None:
+            before.retire(DRAIN_SECONDS)
 
     def _make_deliveries(self, settings: Settings) -> Deliveries:
         listening = [

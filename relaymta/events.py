@@ -155,6 +155,25 @@ class AuthenticationFailed(Event):
 
 
 @frozen(slots=True)
+class UsersRead(Event):
+    """The file of accounts has changed, and so many accounts are in force."""
+
+    file: str
+    accounts: int
+
+
+@frozen(slots=True)
+class UsersBroken(Event):
+    """Accounts cannot be read; those of a file that was read before stay in force.
+
+    `file` is the file, or the table of a source that cannot be used.
+    """
+
+    file: str
+    reason: str
+
+
+@frozen(slots=True)
 class CommandRefused(Event):
     """A command was answered 4xx or 5xx by the grammar, a limit or a check."""
 

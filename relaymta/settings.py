@@ -27,6 +27,8 @@ from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.settings import Settings as DeliverySettings
 from relaymta.delivery.settings import Source, TlsException
 from relaymta.delivery.verification import trusting_context
+from relaymta.directory import machine
+from relaymta.directory.settings import UserSettings
 from relaymta.mail.address import Address, AddressError, parse_domain, parse_mailbox
 from relaymta.net import certificates
 from relaymta.net.certificates import CertificateSettings, TlsSettings
@@ -52,8 +54,6 @@ NOT_YET = "is not available in this version"
 ABSENT = {
     "account": f"{NOT_YET}: there is no log-in at next hops",
     "route.account": f"{NOT_YET}: there is no log-in at next hops",
-    "route.login": f"{NOT_YET}: clients cannot log in",
-    "users": f"{NOT_YET}: clients cannot log in",
 }
 
 
@@ -183,6 +183,7 @@ class Settings:
     tls: TlsSettings = field(factory=TlsSettings)
     certificates: tuple[CertificateSettings, ...] = field(default=(), metadata={"key": "certificate"})
     relay: RelaySettings = field(factory=RelaySettings)
+    users: UserSettings = field(factory=UserSettings)
     dns: DnsSettings = field(factory=DnsSettings)
     routes: tuple[RouteSettings, ...] = field(default=(), metadata={"key": "route"})
     mx: HostSettings = field(factory=HostSettings)
@@ -375,6 +376,7 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, listener in enumerate(settings.listeners):
         if listener.group and not _exists(grp.getgrnam, listener.group):
             yield f"listener[{position}].group", f'there is no group "{listener.group}" on this machine'
+    yield from machine.refusals(settings.users)
     yield from certificate_refusals(settings)
 
 
@@ -402,6 +404,7 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "queue.min_free", f"there is less free space at {place} now: all mail would be refused"
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
+    yield from machine.doubts(settings.users, settings.user)
     yield from certificates.doubts(settings.tls, settings.certificates, time.time(), settings.user)
     yield from _doubts_of_tls(settings)
 

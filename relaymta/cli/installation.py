@@ -20,13 +20,18 @@ QUICKSTART = "etc/relaymta/quickstart.toml"  # in a checkout, where nothing is i
 
 @frozen(slots=True)
 class Installation:
-    """What one configuration file says of places. `listeners` are (address, tls) in their order, as str."""
+    """What one configuration file says of places. `listeners` are (address, tls) in their order, as str.
+
+    `user` is who the daemon becomes, `users` the file of accounts, "" for none.
+    """
 
     file: str
     socket: str
     spool: str
     hostname: str
     listeners: tuple[tuple[str, str], ...]
+    user: str = ""
+    users: str = ""
 
     @property
     def drop(self) -> str:
@@ -63,6 +68,8 @@ def look(file: str) -> Installation:
         spool=_text(raw, "spool", "/var/spool/relaymta"),
         hostname=_text(raw, "hostname", "") or socket.getfqdn().lower(),
         listeners=listeners or (("0.0.0.0:25", "none"),),
+        user=raw["user"] if isinstance(raw.get("user"), str) else "relaymta",
+        users=_text(_table(raw, "users"), "file", ""),
     )
 
 

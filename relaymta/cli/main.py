@@ -27,6 +27,7 @@ MODULES = {
     "stop": "relaymta.cli.steer",
     "send": "relaymta.cli.send",
     "sink": "relaymta.cli.sink",
+    "user": "relaymta.cli.user",
 }
 
 
@@ -76,6 +77,7 @@ def parser() -> ArgumentParser:
     stop.add_argument("--wait", metavar="TIME", type=_span, default=60.0, help='how long to wait for it ("60s")')
     _add_send(commands.add_parser("send", parents=[common], help="send one test message"))
     _add_sink(commands.add_parser("sink", parents=[common], help="a server that shows each message and keeps none"))
+    _add_user(commands.add_parser("user", help="accounts: add, passwd, remove, list, show"), common)
     commands.add_parser("version", parents=[common], help="the version of this program")
     return top
 
@@ -119,6 +121,31 @@ def _add_sink(sink: ArgumentParser) -> None:
     sink.add_argument("--listen", metavar="ADDRESS", default="127.0.0.1:2526", help="where (127.0.0.1:2526)")
     sink.add_argument("--dump", metavar="DIR", help="keep each message as a file there")
     sink.add_argument("--quiet", action="store_true", help="only count")
+
+
+def _add_user(user: ArgumentParser, common: ArgumentParser) -> None:
+    secret = ArgumentParser(add_help=False)
+    secret.add_argument("--password-file", metavar="FILE", help="its first line, in place of asking")
+    actions = user.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = actions.add_parser("add", parents=[common, secret], help="a new account; the password is asked for")
+    add.add_argument("name", metavar="NAME", help="with which it logs in")
+    add.add_argument("--sender", action="append", default=[], metavar="PATTERN", help="it may send as this")
+    add.add_argument("--no-relay", action="store_true", help="only to relay.domains")
+    add.add_argument("--certificate", action="append", default=[], metavar="CERT", help="its name, or sha256:DIGEST")
+    add.add_argument("--no-password", action="store_true", help="by certificate or token alone")
+    for option in ("messages-per-hour", "messages-per-day", "recipients-per-hour", "recipients-per-day"):
+        add.add_argument(f"--{option}", metavar="N", type=_limit, help="in place of [users.quota]; 0 is no limit")
+    add.add_argument("--over", choices=("hold", "refuse"), help="what becomes of mail beyond that")
+    for action, told in (("passwd", "another password"), ("remove", "no account any more"), ("show", "one account")):
+        parents = [common, secret] if action == "passwd" else [common]
+        actions.add_parser(action, parents=parents, help=told).add_argument("name", metavar="NAME")
+    actions.add_parser("list", parents=[common], help="all accounts")
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ArgumentTypeError(f'"{text}" is no whole number from 0 to 999999999')
+    return int(text)
 
 
 def _span(text: str) -> float:

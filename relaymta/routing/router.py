@@ -12,6 +12,7 @@ from typing import Final
 
 from attrs import frozen
 
+from relaymta.directory.names import account_name
 from relaymta.mail.address import Address
 from relaymta.mail.reply import Reply
 from relaymta.routing.route import Hop, Route, TlsLevel, Transport
@@ -37,7 +38,8 @@ class _Rule:
     def of(cls, number: int, settings: RouteSettings) -> _Rule:
         recipients = tuple(map(Pattern.of, settings.recipient)) or (Pattern(any=True),)
         senders = tuple(map(Pattern.of, settings.sender))
-        return cls(number, settings, parse_target(settings.to), recipients, senders, frozenset(settings.login))
+        logins = frozenset(map(_login, settings.login))
+        return cls(number, settings, parse_target(settings.to), recipients, senders, logins)
 
     def candidate(self, domain: str) -> _Candidate:
         """What must still be looked at when the domain is known to be one of ours."""
@@ -135,6 +137,11 @@ class Router:
                 found.update(self._by_parent.get(parent, ()))
                 parent = parent.partition(".")[2]
         return sorted(found)
+
+
+def _login(text: str) -> str:
+    """As a log-in is kept in an envelope."""
+    return text if text == ANY else account_name(text)
 
 
 def _covers(pattern: Pattern, domain: str) -> bool:

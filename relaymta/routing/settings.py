@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from attrs import Attribute, field, frozen
 
+from relaymta.directory.names import account_name
 from relaymta.mail.address import AddressError, parse_domain, parse_mailbox
 from relaymta.mail.reply import Reply
 from relaymta.routing.route import LMTP_PORT, SMTP_PORT, Hop, TlsLevel, Transport
@@ -187,6 +188,12 @@ def _valid_senders(_: object, __: Attribute[Texts], texts: Texts) -> None:
         Pattern.of(text)
 
 
+def _valid_logins(_: object, __: Attribute[Texts], texts: Texts) -> None:
+    for text in texts:
+        if text != ANY:
+            account_name(text)
+
+
 def _valid_to(_: object, __: Attribute[Texts], texts: Texts) -> None:
     parse_target(texts)
 
@@ -203,7 +210,7 @@ class RouteSettings:
     to: Texts = field(converter=_texts, validator=_valid_to)
     recipient: Texts = field(default=Texts(), converter=_texts, validator=_valid_recipients)
     sender: Texts = field(default=Texts(), converter=_texts, validator=_valid_senders)
-    login: Texts = field(default=Texts(), converter=_texts)
+    login: Texts = field(default=Texts(), converter=_texts, validator=_valid_logins)
     tls: TlsLevel = TlsLevel.OPPORTUNISTIC
     account: str = ""
     source: str = ""

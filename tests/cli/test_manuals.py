@@ -16,6 +16,7 @@ import pytest
 from relaymta.cli.main import parser
 from relaymta.cli.sendmail import OPTIONS
 from relaymta.config.loader import loads
+from relaymta.directory.settings import UserSettings
 from relaymta.settings import ABSENT, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,11 +140,12 @@ def test_the_commented_lines_of_the_shipped_file_are_the_defaults(tmp_path: Path
 def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     """The commented tables work as they stand."""
     shipped = (ROOT / "etc" / "relaymta" / "relaymta.toml").read_text()
-    opened = re.sub(r"^# (?=\[\[|\w+ = )", "", shipped, flags=re.MULTILINE)
+    opened = re.sub(r"^# (?=\[|\w+ = )", "", shipped, flags=re.MULTILINE)
     path = tmp_path / "relaymta.toml"
     path.write_text(opened)
     made = load_settings(str(path)).settings
     assert len(made.routes) == 2 and len(made.lanes) == 1 and len(made.certificates) == 1
+    assert made.users == UserSettings(file="/etc/relaymta/users")
 
 
 def commands(top: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -231,6 +231,16 @@ def test_the_null_sender_has_a_pattern() -> None:
     assert number(Router([rule(sender=".test")]).route(parse_mailbox("u@a.test"), None)) == 0
 
 
+def test_a_login_is_written_as_the_account_is_or_not() -> None:
+    """Names of accounts have one form (RFC 4013, lower case), in a route as in an envelope; what is none is refused."""
+    router = Router([rule(login=["Shop@Example.org", "I\u00adX"])])
+    assert number(routed(router, "u@a.test", login="shop@example.org")) == 1
+    assert number(routed(router, "u@a.test", login="ix")) == 1
+    assert number(routed(router, "u@a.test", login="shop")) == 0
+    with pytest.raises(ValueError, match="a name has no blanks"):
+        rule(login="a b")
+
+
 def test_any_login_is_not_no_login() -> None:
     """login = "*" is whoever logged in."""
     router = Router([rule(login="*")])
