@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.python.failure import Failure
 
 from relaymta import events
+from relaymta.admin.authcommands import AuthCommands
 from relaymta.admin.commands import RelayCommands
 from relaymta.admin.control import Arguments, Command, CommandError, Rows
 from relaymta.admin.drop import DropWatcher
@@ -36,6 +37,8 @@ from relaymta.net.keyring import Keyring
 from relaymta.net.listen import serve
 from relaymta.net.pair import CertificateError
 from relaymta.net.servertls import ServerSide, client_certificate
+from relaymta.policy.bruteforce import SCHEMA, BruteForce
+from relaymta.policy.logins import Logins
 from relaymta.policy.pipeline import Pipeline
 from relaymta.policy.relaying import Relaying
 from relaymta.queue.lanes import Lanes
@@ -47,12 +50,13 @@ from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
 from relaymta.settings import VERSION, Settings
 from relaymta.smtp.server import Peer, RelayFactory
-from relaymta.smtp.settings import ListenerSettings, TlsMode
+from relaymta.smtp.settings import AuthMode, ListenerSettings, TlsMode
 from relaymta.store.disk import RealDisk
 from relaymta.store.fleet import Fleet
 from relaymta.store.interfaces import OpenReport, SpoolError, SpoolLocked, Ticket
 from relaymta.store.shards import Claim, claim, shard_path
 from relaymta.store.spool import SMALL_MAX, DiskSpool
+from relaymta.store.state import State
 
 DROP_AGAIN = 2.0  # seconds until a worker looks again whether the drop directory has lost its watcher; ours
 DRAIN_SECONDS = 30.0  # how long running transactions and deliveries may take to end; ours
@@ -97,10 +101,13 @@ class Relay:
         self.scheduler = Scheduler(
             self.manager, self.deliveries, self.lanes, _terms(settings, self._workers), reactor, self._tell, str(shard)
         )
-        self.reception = Reception(_manners(settings), self.manager, reactor.seconds, self._tell)
+        self._auth_state: State | None = None
+        self._guard: BruteForce | None = None
+        self.reception = Reception(self._manners(settings), self.manager, reactor.seconds, self._tell)
         self._drop = DropWatcher(
             reactor, settings.drop, self._take_drop, self._tell, reactor.seconds, settings.message_max
         )
+        self._auth_commands = AuthCommands(lambda: self._guard)
         self._queue_commands = QueueCommands(self.manager, self.scheduler.desk)
         self._relay_commands = RelayCommands(
             version=VERSION,
@@ -181,6 +188,7 @@ class Relay:
                     exempt=self._trusts,
                     tls_context=self._tls_of(listener),
                     counts=self._board,
+                    directory=self.directory,
                 )
                 self._factories[listener.name] = factory
                 self._sockets[listener.name] = sockets[listener.name]
@@ -196,12 +204,12 @@ class Relay:
         if before_it is not None:
             before_it.close()
         self.settings = settings
-        self.reception.manners = _manners(settings)
+        self._replace_directory(settings)
+        self.reception.manners = self._manners(settings)
         for listener in settings.listeners:
             factory = self._factories.get(listener.name)
             if factory is not None:
-                factory.configure(listener, self._tls_of(listener))
-        self._replace_directory(settings)
+                factory.configure(listener, self._tls_of(listener), self.directory)
         before, resolver = self.deliveries, self._resolver
         self._resolver = Resolver(self._reactor, settings.dns)
         self.deliveries = self._make_deliveries(settings)
@@ -242,14 +250,21 @@ class Relay:
         self._resolver.close()
         if self.directory is not None:
             self.directory.close()
+        if self._auth_state is not None:
+            self._auth_state.close()
         return self.manager.close()
 
     # What the rooms are given
 
     def commands(self) -> dict[str, Command]:
         """What the operator may ask of this relay."""
-        shards: dict[str, Command] = {"adopt": self._adopt, "release": self._release}
-        return {**self._relay_commands.table(), **self._queue_commands.table(), **shards}
+        tables = (
+            self._relay_commands.table(),
+            self._queue_commands.table(),
+            self._auth_commands.table(),
+            {"adopt": self._adopt, "release": self._release},
+        )
+        return {name: command for table in tables for name, command in table.items()}
 
     def _adopt(self, arguments: Arguments) -> Deferred[Rows]:
         """For the parent: adopt a shard."""
@@ -299,6 +314,28 @@ class Relay:
             tlsa=self._resolver if settings.dns.trust_ad else None,  # DANE is nothing without DNSSEC
             exemptions=settings.tls_exceptions,
         )
+
+    def _manners(self, settings: Settings) -> Manners:
+        relaying = Relaying(settings.relay)
+        return Manners(
+            settings.hostname,
+            settings.postmaster_address,
+            relaying,
+            Pipeline([relaying]),
+            SMALL_MAX,
+            self._make_logins(settings, relaying),
+        )
+
+    def _make_logins(self, settings: Settings, relaying: Relaying) -> Logins | None:
+        """How clients log in, where a listener lets them. The counts of failures outlive a reload."""
+        if self.directory is None or all(listener.auth is AuthMode.NONE for listener in settings.listeners):
+            return None
+        if self._guard is None:
+            path = os.path.join(settings.spool, "state", "auth.sqlite")
+            self._auth_state = State(path, SCHEMA, self._reactor.callFromThread)
+            self._guard = BruteForce(self._auth_state, settings.auth, self._reactor.seconds)
+        self._guard.settings = settings.auth
+        return Logins(self.directory, self._guard, self._reactor, self._tell, relaying.trusts)
 
     def _take_drop(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
         """Mail that sendmail(1) left: as good as mail from this host."""
@@ -368,11 +405,4 @@ def _terms(settings: Settings, workers: int) -> Terms:
         settings.notices(),
         settings.queue,
         settings.lane_settings(workers),
-    )
-
-
-def _manners(settings: Settings) -> Manners:
-    relaying = Relaying(settings.relay)
-    return Manners(
-        settings.hostname, settings.postmaster_address, relaying, Pipeline([relaying]), SMALL_MAX
     )

@@ -14,16 +14,21 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from relaymta import events
+from relaymta.directory.account import Account
+from relaymta.directory.credentials import ScramKeys
 from relaymta.mail.address import Address
 from relaymta.mail.content import Content, header_of
 from relaymta.mail.envelope import Envelope, Origin, Recipient
 from relaymta.mail.message import message_id
 from relaymta.mail.reply import Reply
 from relaymta.mail.trace import HOPS_MAX, hops, protocol, received
+from relaymta.policy.logins import Logins
 from relaymta.policy.pipeline import Pipeline
 from relaymta.policy.relaying import Relaying
 from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
 from relaymta.queue.manager import Incoming, Manager
+from relaymta.smtp import answers
+from relaymta.smtp.authing import LoggingIn
 from relaymta.smtp.commands import XForward
 from relaymta.smtp.server import MailCommand, Peer, RcptCommand, Sink
 from relaymta.store.interfaces import SpoolError
@@ -37,7 +42,8 @@ LOOP = Reply(554, "5.4.6", "too many hops: this message is in a loop")
 class Manners:
     """What a Reception needs to know of the configuration; made anew at every reload.
 
-    `small_max`: content up to so many octets is kept in memory and goes through the journal.
+    `small_max`: content up to so many octets is kept in memory and goes through the journal. `logins` is None where
+    nobody can log in.
     """
 
     hostname: str
@@ -45,6 +51,7 @@ class Manners:
     relaying: Relaying
     pipeline: Pipeline
     small_max: int
+    logins: Logins | None = None
 
 
 class Reception:
@@ -107,6 +114,7 @@ class Guest:
     _since: float
     _trusted: bool = field(init=False)
     _transaction: Transaction = field(init=False)
+    _rights: Account | None = None
     _mail: MailCommand | None = None
     _mail_at: float = 0.0
     messages: int = 0
@@ -122,6 +130,8 @@ class Guest:
             helo=peer.helo,
             listener=peer.listener,
             tls=peer.tls,
+            account=peer.account,
+            rights=self._rights if peer.account else None,  # a handshake after AUTH makes it forgotten
             trusted=self._trusted or self._is_vouched_for(),
         )
 
@@ -146,6 +156,23 @@ class Guest:
         """EHLO or HELO: facts for what follows."""
         self._transaction = self._fresh()
         return self._say(self._house.manners.pipeline.helo(self._transaction), "EHLO" if esmtp else "HELO")
+
+    def keys(self, name: str) -> Reply | Awaitable[ScramKeys | Reply]:
+        """AUTH by SCRAM."""
+        logins = self._house.manners.logins
+        return answers.AUTH_UNAVAILABLE if logins is None else logins.keys(self._peer, name)
+
+    def auth(self, attempt: LoggingIn) -> Reply | Awaitable[Account | Reply]:
+        """AUTH with its credentials."""
+        logins = self._house.manners.logins
+        return answers.AUTH_UNAVAILABLE if logins is None else logins.login(self._peer, attempt)
+
+    def authenticated(self, account: Account, mechanism: str) -> None:
+        """From now on the account's rights count."""
+        self._rights = account
+        self._transaction = self._fresh()
+        peer = self._peer
+        self._house.tell(events.Authenticated(peer.session, peer.client, account.name, mechanism))
 
     def mail(self, command: MailCommand) -> Reply | None | Awaitable[Reply | None]:
         """MAIL: begin a transaction, unless the queue cannot take mail."""
@@ -277,8 +304,11 @@ class Guest:
             client=peer.client,
             port=peer.port,
             helo=peer.helo,
-            protocol=protocol(esmtp=peer.esmtp, tls=bool(peer.tls), utf8=mail.smtputf8, lmtp=peer.lmtp),
+            protocol=protocol(
+                esmtp=peer.esmtp, tls=bool(peer.tls), auth=bool(peer.account), utf8=mail.smtputf8, lmtp=peer.lmtp
+            ),
             tls=f"{peer.tls}; client certificate {peer.certificate}" if peer.certificate else peer.tls,
+            account=peer.account,
         )
         if peer.forwarded is not None:
             origin = forwarded(origin, peer.forwarded)

@@ -34,7 +34,7 @@ from relaymta.net import certificates
 from relaymta.net.certificates import CertificateSettings, TlsSettings
 from relaymta.net.dns import DnsSettings
 from relaymta.net.dns_servers import parse_server
-from relaymta.policy.settings import RelaySettings
+from relaymta.policy.settings import AuthSettings, RelaySettings
 from relaymta.queue.settings import LaneLimits, LaneRule, LaneSettings
 from relaymta.queue.settings import Settings as QueueSettings
 from relaymta.reports.settings import Settings as NoticeSettings
@@ -184,6 +184,7 @@ class Settings:
     certificates: tuple[CertificateSettings, ...] = field(default=(), metadata={"key": "certificate"})
     relay: RelaySettings = field(factory=RelaySettings)
     users: UserSettings = field(factory=UserSettings)
+    auth: AuthSettings = field(factory=AuthSettings)
     dns: DnsSettings = field(factory=DnsSettings)
     routes: tuple[RouteSettings, ...] = field(default=(), metadata={"key": "route"})
     mx: HostSettings = field(factory=HostSettings)
@@ -238,6 +239,7 @@ class Settings:
         """Contradictions between tables, as (key, what is wrong)."""
         yield from _check_listeners(self.listeners)
         yield from _check_tls(self)
+        yield from _check_auth(self.listeners, has_accounts=self.users.configured)
         yield from _check_relay(self.relay)
         yield from _check_routes(self)
         yield from _check_queue(self.queue)
@@ -261,8 +263,6 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
         names.setdefault(listener.name, position)
         if listener.profile is Profile.SUBMISSION:
             yield f"{key}.profile", f'"{listener.profile.value}" {NOT_YET}; write "mx" or "lmtp"'
-        if listener.auth is not AuthMode.NONE:
-            yield f"{key}.auth", f'"{listener.auth.value}" {NOT_YET}; write "none"'
         if listener.address is not None and not _is_bindable(listener.address):
             yield f"{key}.address", f'"{listener.address}" names a host; an IP address of this machine is wanted'
         for other, earlier in taken:
@@ -278,6 +278,14 @@ def _check_tls(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, listener in enumerate(settings.listeners):
         if listener.tls is not TlsMode.NONE:
             yield f"listener[{position}].tls", f'"{listener.tls.value}" needs a certificate; write [tls] with {where}'
+
+
+def _check_auth(listeners: tuple[ListenerSettings, ...], *, has_accounts: bool) -> Iterator[tuple[str, str]]:
+    """Where clients may log in there must be somebody who knows them."""
+    for position, listener in enumerate(listeners):
+        if listener.auth is not AuthMode.NONE and not has_accounts:
+            what = f'"{listener.auth.value}" needs accounts, and [users] names none; write [users] with '
+            yield f"listener[{position}].auth", what + 'file = "/etc/relaymta/users", and `relaymta user add`'
 
 
 def _is_bindable(address: SocketAddress) -> bool:
@@ -402,6 +410,9 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
     facts = os.statvfs(place)
     if facts.f_bavail * facts.f_frsize < settings.queue.min_free:
         yield "queue.min_free", f"there is less free space at {place} now: all mail would be refused"
+    for position, listener in enumerate(settings.listeners):
+        if listener.auth is not AuthMode.NONE and listener.auth_in_clear:
+            yield f"listener[{position}].auth_in_clear", "passwords can be read by anybody on the way"
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
     yield from machine.doubts(settings.users, settings.user)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from relaymta import events
 from relaymta.config import Size
+from relaymta.directory.account import Account
 from relaymta.mail.address import Address
 from relaymta.mail.envelope import Body, Envelope, Notify, Origin, Recipient, Ret
 from relaymta.mail.queueid import IdMaker
@@ -27,7 +29,9 @@ from relaymta.queue.message import Message
 from relaymta.queue.settings import Settings
 from relaymta.queue.story import decode_envelope
 from relaymta.reception import LOOP, NO_ROOM, NOT_STORED, Arrival, Guest, Manners, Reception
+from relaymta.smtp.authing import LoggingIn
 from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.sasl import Shown
 from relaymta.smtp.server import Peer
 from relaymta.store.interfaces import SpoolError
 from tests.queue.memory_spool import MemorySpool
@@ -262,6 +266,47 @@ def test_a_client_certificate_counts_from_starttls_on() -> None:
     porch.reply(sink.finish())
     field = b"\r\n\t(using TLSv1.3 X 256;\r\n\t client certificate %s)\r\n\tby " % (b"ab" * 32)
     assert field in porch.stored()[1]
+# Who has logged in
+
+
+def test_an_account_is_a_fact_of_the_transaction() -> None:
+    """Checks see name and rights from the log-in on, envelope and protocol tell of it, and the log does once."""
+    porch = Porch()
+    guest = porch.guest("192.0.2.1", tls="TLSv1.3")
+    peer, rights = guest._peer, Account("tim", relay=True)
+    peer.account = "tim"
+    guest.authenticated(rights, "PLAIN")
+    assert (guest._transaction.account, guest._transaction.rights) == ("tim", rights)
+    guest.mail(MailCommand(ALICE))
+    assert (guest._transaction.account, guest._transaction.rights) == ("tim", rights)
+    assert guest.rcpt(RcptCommand(Address("far", "elsewhere.example"))) is None
+    sink = guest.data()
+    assert isinstance(sink, Arrival)
+    porch.reply(sink.finish())
+    origin = porch.stored()[0].origin
+    assert (origin.account, origin.protocol) == ("tim", "ESMTPSA")
+    [told] = porch.of(events.Authenticated)
+    assert (told.session, told.client, told.account, told.mechanism) == ("s1", "192.0.2.1", "tim", "PLAIN")
+
+
+def test_rights_end_with_the_login() -> None:
+    """RFC 3207 §4.2: after a handshake nobody is logged in, and the network alone counts."""
+    porch = Porch()
+    guest = porch.guest("192.0.2.1")
+    guest._peer.account = "tim"
+    guest.authenticated(Account("tim"), "PLAIN")
+    guest._peer.account = ""
+    guest.mail(MailCommand(ALICE))
+    refusal = guest.rcpt(RcptCommand(Address("far", "elsewhere.example")))
+    assert isinstance(refusal, Reply) and refusal.code == 550 and guest._transaction.rights is None
+
+
+def test_without_accounts_nobody_can_be_asked() -> None:
+    """A reload that took the accounts away while a client logs in: 454, and it may come again."""
+    guest = Porch().guest()
+    shown = Shown("tim", UsernamePassword(b"tim", b"x"))
+    for answer in (guest.keys("tim"), guest.auth(LoggingIn("PLAIN", shown))):
+        assert isinstance(answer, Reply) and answer.code == 454
 
 
 # Refusals

@@ -150,7 +150,11 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
          '3: listener[1].profile: "submission" is not available in this version; write "mx" or "lmtp"|'
          '4: listener[1].tls: "starttls" needs a certificate; write [tls] with certificate = "/etc/relaymta/tls.pem" '
          'and key = "/etc/relaymta/tls.key"|'
-         '5: listener[1].auth: "optional" is not available in this version; write "none"'),
+         '5: listener[1].auth: "optional" needs accounts, and [users] names none; '
+         'write [users] with file = "/etc/relaymta/users", and `relaymta user add`'),
+        ('[[listener]]\naddress = "0.0.0.0:25"\nauth = "optional"',
+         '3: listener[1].auth: without TLS nobody can log in; set tls, or write auth_in_clear = true'),
+        ('[auth]\ndelay = "20s"', "1: auth.delay_max: is less than delay"),
         ('[[listener]]\naddress = "127.0.0.1:25"\ngroup = "mail"',
          "3: listener[1].group: only a UNIX socket has a group"),
         ('[[listener]]\naddress = "127.0.0.1:25"\nprofile = "lmtp"',

@@ -37,6 +37,7 @@ class Fanout:
             "stats": lambda arguments: self._added("stats", arguments),
             "trace": lambda arguments: self._sorted("trace", arguments),
             "queue.list": self._listing,
+            **{name: self._any(name) for name in ("auth.list", "auth.unlock")},
             "queue.show": lambda arguments: self._known("queue.show", arguments),
             **{name: self._changing(name) for name in ("queue.retry", "queue.hold", "queue.release", "queue.delete")},
         }
@@ -56,6 +57,16 @@ class Fanout:
         if not paths:
             raise CommandError("no worker serves at the moment")
         return paths
+
+    def _any(self, command: str) -> Command:
+        """A command about what all workers share: one of them answers."""
+
+        def ask_one(arguments: Arguments) -> Rows:
+            for name, path in self._paths().items():
+                return _ask(name, path, command, arguments)
+            raise CommandError("no worker serves at the moment")
+
+        return ask_one
 
     def _listing(self, arguments: Arguments) -> Rows:
         return self._limited(arguments, arguments.get("limit"))

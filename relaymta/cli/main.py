@@ -19,6 +19,7 @@ from relaymta.cli.output import CommandFailedError
 MODULES = {
     "check": "relaymta.cli.check",
     "config": "relaymta.cli.check",
+    "auth": "relaymta.cli.auth",
     "queue": "relaymta.cli.queue",
     "stats": "relaymta.cli.status",
     "trace": "relaymta.cli.status",
@@ -69,6 +70,7 @@ def parser() -> ArgumentParser:
     commands.add_parser("check", parents=[common], help="say everything that is wrong with the configuration")
     commands.add_parser("config", parents=[common], help="every value in force, and where it comes from")
     _add_queue(commands.add_parser("queue", help="what waits: list, show, retry, hold, release, delete"), common)
+    _add_auth(commands.add_parser("auth", help="failed log-ins: list, unlock"), common)
     commands.add_parser("stats", parents=[common], help="the daemon and its queue in numbers")
     trace = commands.add_parser("trace", parents=[common], help="what happened to one message or session")
     trace.add_argument("id", metavar="ID", help="a queue id or a session id")
@@ -107,6 +109,13 @@ def _add_queue(queue: ArgumentParser, common: ArgumentParser) -> None:
     hold.add_argument("--reason", metavar="TEXT", help="kept in the message's story")
     actions.add_parser("release", parents=[common, chosen, everything], help="end a hold")
     actions.add_parser("delete", parents=[common, chosen, everything], help="delete; nobody is told")
+
+
+def _add_auth(auth: ArgumentParser, common: ArgumentParser) -> None:
+    actions = auth.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", parents=[common], help="who has failed, and who is refused")
+    unlock = actions.add_parser("unlock", parents=[common], help="forget what counts against one")
+    unlock.add_argument("what", metavar="WHAT", help="an address or an account")
 
 
 def _add_send(send: ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from relaymta.mail.queueid import IdMaker
 from relaymta.mail.reply import Reply
 from relaymta.net.listen import ListenError, bind, serve
 from relaymta.smtp.commands import MailCommand, RcptCommand
-from relaymta.smtp.handler import Peer
+from relaymta.smtp.handler import NoLogins, Peer
 from relaymta.smtp.server import RelayFactory
 from relaymta.smtp.settings import ListenerSettings
 
@@ -89,7 +89,7 @@ class Basin:
         self._show(row)
 
 
-class Visitor:
+class Visitor(NoLogins):
     """One session: smtp.handler.Handler that says yes to everything."""
 
     def __init__(self, basin: Basin, peer: Peer) -> None:

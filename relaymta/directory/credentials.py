@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.cred.credentials import ICredentials
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
@@ -27,8 +27,8 @@ class ScramKeys:
 
     salt: bytes
     iterations: int
-    stored_key: bytes
-    server_key: bytes
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
 
 
 class IScramProof(ICredentials):
@@ -41,8 +41,8 @@ class ScramProof:
     """`proof` of who knows the password of `name`, for `auth_message` (RFC 5802 §3), made with `keys`."""
 
     name: str
-    auth_message: bytes
-    proof: bytes
+    auth_message: bytes = field(repr=False)
+    proof: bytes = field(repr=False)
     keys: ScramKeys
 
 
@@ -56,7 +56,7 @@ class BearerToken:
     """`token` as sent (RFC 6750 §2.1); `name` is who the client says that it is, or ""."""
 
     name: str
-    token: str
+    token: str = field(repr=False)
 
 
 class ICertificate(ICredentials):

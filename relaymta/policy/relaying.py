@@ -1,4 +1,4 @@
-"""Who may relay where: named networks to anywhere, everybody else to our own domains only.
+"""Who may relay where: named networks and accounts to anywhere, everybody else to our own domains only.
 
 RFC 5321 §3.6 and §7.9 (relaying), §4.5.1 (postmaster), RFC 5321 appendix F.2 (source routes), with every old trick
 to route through us answered with a plain refusal: percent hack, bang path, quoted "user@other"@ours.
@@ -90,7 +90,9 @@ class Relaying:
 
     def rcpt(self, transaction: Transaction, address: Address) -> Opinion:
         """None when this recipient may be taken from this client, else a 550 5.7.1."""
-        if transaction.trusted or not address.domain:  # RFC 5321 §4.5.1: <postmaster> is never refused
+        rights = transaction.rights  # where somebody has logged in, its account's rights count, and no network's
+        trusted = transaction.trusted if rights is None else rights.relay
+        if trusted or not address.domain:  # RFC 5321 §4.5.1: <postmaster> is never refused
             return None
         if address.domain not in self._domains:
             return Verdict(DENIED, self.name, "neither client nor domain is ours")

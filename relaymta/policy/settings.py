@@ -1,4 +1,4 @@
-"""Who may relay: the [relay] table."""
+"""Who may relay, and who may try to log in: the [relay] and [auth] tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from attrs import frozen
+from attrs import field, frozen, validators
+
+from relaymta.config import Duration
 
 LOOPBACK: tuple[IPv4Network | IPv6Network, ...] = (
     IPv4Network("127.0.0.0/8"),
@@ -46,6 +48,29 @@ class RelaySettings:
 def fingerprint(text: str) -> str:
     """A fingerprint as we compare them: without colons, in lower case."""
     return text.replace(":", "").lower()
+
+
+@frozen(slots=True)
+class AuthSettings:
+    """The [auth] table: what follows failed log-ins.
+
+    An offence is one wrong password. `offences` of a client address, or `offences_per_account` of an address at one
+    account, each 0 for any number, `within` a time: refused for the time `refuse`. Each no is held back for `delay`,
+    doubled by each failure before it up to `delay_max`; at most `delayed` sessions of a process wait so.
+    """
+
+    offences: int = field(default=10, validator=validators.ge(0))
+    offences_per_account: int = field(default=5, validator=validators.ge(0))
+    within: Duration = field(default=Duration(600.0), validator=validators.gt(Duration(0.0)))
+    refuse: Duration = field(default=Duration(900.0), validator=validators.gt(Duration(0.0)))
+    delay: Duration = Duration(1.0)
+    delay_max: Duration = Duration(16.0)
+    delayed: int = field(default=100, validator=validators.ge(0))
+
+    def check(self) -> Iterable[tuple[str, str]]:
+        """Contradictions, as (key, what is wrong)."""
+        if self.delay_max < self.delay:
+            yield "delay_max", "is less than delay"
 
 
 def network(text: str) -> IPv4Network | IPv6Network:

@@ -18,9 +18,10 @@ RESET_OK = Reply(250, "2.0.0", "ok")
 NOOP_OK = Reply(250, "2.0.0", "ok")
 FORWARD_OK = Reply(250, "2.0.0", "ok")
 CANNOT_VERIFY = Reply(252, "2.0.0", "cannot verify, but will take mail and try to deliver it")  # RFC 5321 §3.5.3
-HELP = Reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT: RFC 5321")
+HELP = Reply(214, "2.0.0", "EHLO HELO AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT: RFC 5321")
 BYE = Reply(221, "2.0.0", "bye", close=True)
 READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
+AUTHENTICATED = Reply(235, "2.7.0", "authentication succeeded")  # RFC 4954 §6
 
 # Out of turn (RFC 5321 §4.1.4)
 
@@ -33,6 +34,21 @@ CHUNKS_UNDER_WAY = Reply(503, "5.5.1", "chunks are under way: send BDAT or RSET"
 TLS_ACTIVE = Reply(503, "5.5.1", "TLS is already active")
 TLS_FIRST = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
 TLS_ABSENT = Reply(502, "5.5.1", "TLS is not available")
+
+# AUTH (RFC 4954 §4 and §6)
+
+AUTH_NESTED = Reply(503, "5.5.1", "AUTH is not possible within a transaction")
+AUTH_TWICE = Reply(503, "5.5.1", "already authenticated")
+AUTH_CLEAR = Reply(538, "5.7.11", "encryption is required for AUTH")
+AUTH_UNKNOWN = Reply(504, "5.5.4", "this mechanism is not available")
+AUTH_SYNTAX = Reply(501, "5.5.4", "write: AUTH mechanism [initial-response]")
+AUTH_NOT_BASE64 = Reply(501, "5.5.2", "not base64")
+AUTH_MALFORMED = Reply(501, "5.5.2", "not a response of this mechanism")
+AUTH_TOO_LONG = Reply(500, "5.5.6", "authentication exchange line too long")
+AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
+AUTH_FAILED = Reply(535, "5.7.8", "authentication credentials invalid")
+AUTH_UNAVAILABLE = Reply(454, "4.7.0", "temporary authentication failure")
+AUTH_REQUIRED = Reply(530, "5.7.0", "authentication required")
 
 # Malformed
 

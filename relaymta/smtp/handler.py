@@ -11,7 +11,11 @@ from typing import Protocol
 
 from attrs import define
 
+from relaymta.directory.account import Account
+from relaymta.directory.credentials import ScramKeys
 from relaymta.mail.reply import Reply
+from relaymta.smtp import answers
+from relaymta.smtp.authing import LoggingIn
 from relaymta.smtp.commands import MailCommand, RcptCommand, XForward
 
 Verdict = Reply | None | Awaitable[Reply | None]  # None: the standard positive reply
@@ -67,6 +71,21 @@ class Sink(Protocol):
         """The content is not wanted: connection lost, too large, bad, RSET between chunks."""
 
 
+class NoLogins:
+    """The part of a Handler that is asked about AUTH, where there are no accounts: it never is."""
+
+    def keys(self, name: str) -> Reply:
+        """Cannot be had."""
+        return answers.AUTH_UNAVAILABLE
+
+    def auth(self, attempt: LoggingIn) -> Reply:
+        """Cannot be checked."""
+        return answers.AUTH_UNAVAILABLE
+
+    def authenticated(self, account: Account, mechanism: str) -> None:
+        """Nobody is."""
+
+
 class Handler(Protocol):
     """Decides for one session; made by the factory when the client has connected."""
 
@@ -75,6 +94,15 @@ class Handler(Protocol):
 
     def helo(self, name: str, esmtp: bool) -> Verdict:
         """EHLO (`esmtp`) or HELO; the peer's `helo` and `esmtp` are already those."""
+
+    def keys(self, name: str) -> ScramKeys | Reply | Awaitable[ScramKeys | Reply]:
+        """AUTH by SCRAM, as `name`: the keys of its password."""
+
+    def auth(self, attempt: LoggingIn) -> Account | Reply | Awaitable[Account | Reply]:
+        """AUTH has come to its credentials: whose they are, or why they are not taken (535, 454)."""
+
+    def authenticated(self, account: Account, mechanism: str) -> None:
+        """AUTH ended well; the peer's `account` is that name already."""
 
     def mail(self, command: MailCommand) -> Verdict:
         """MAIL, well formed and in turn."""

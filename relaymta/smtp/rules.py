@@ -1,22 +1,35 @@
 """What a listener offers and bears, made once of its settings for all its sessions.
 
 RFC 5321 §4.1.1.1 and §4.2 (greeting and EHLO), RFC 1870 (SIZE), 1854 and 2920 (PIPELINING), 2034
-(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 6152 (8BITMIME), 6531 (SMTPUTF8), 9422 (LIMITS),
-2033 (LMTP).
+(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 6152 (8BITMIME), 6531 (SMTPUTF8),
+9422 (LIMITS), 2033 (LMTP).
 """
 
 from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection, Iterable
 
 from attrs import evolve, frozen
 
 from relaymta.mail.reply import Reply
 from relaymta.smtp.commands import XCLIENT, XFORWARD
-from relaymta.smtp.settings import BareNewlines, ListenerSettings, Profile, TlsMode
+from relaymta.smtp.settings import AuthMode, BareNewlines, ListenerSettings, Profile, TlsMode
+
+NONCE_OCTETS = 24  # of chance in our part of a nonce; ours
+
+
+def make_nonce() -> str:
+    """Our part of a nonce (RFC 5802 §5.1)."""
+    return secrets.token_urlsafe(NONCE_OCTETS)
 
 
 @frozen(slots=True)
 class Rules:
-    """Limits of a session (0: none) and its two set pieces for the wire, the greeting and the answer to EHLO."""
+    """Limits of a session (0: none) and its two set pieces for the wire, the greeting and the answer to EHLO.
+
+    `mechanisms`: of AUTH, those that the accounts can be asked about; none where clients cannot log in.
+    """
 
     max_message_size: int
     max_recipients: int
@@ -34,12 +47,17 @@ class Rules:
     lmtp: bool = False
     xclient: bool = False  # whether this client may say for whom it speaks
     xforward: bool = False
+    mechanisms: frozenset[str] = frozenset()
+    auth_required: bool = False
+    auth_in_clear: bool = False
+    nonce: Callable[[], str] = make_nonce
 
-    def hello(self, *, esmtp: bool, tls: bool) -> bytes:
-        """The positive reply to EHLO (`esmtp`) or HELO."""
+    def hello(self, *, esmtp: bool, tls: bool, mechanisms: Iterable[str] = ()) -> bytes:
+        """The positive reply to EHLO (`esmtp`) or HELO; `mechanisms` are those that can work now."""
         if not esmtp:
             return self.helo
-        return self.ehlo_tls if tls else self.ehlo_clear
+        piece = self.ehlo_tls if tls else self.ehlo_clear
+        return _with_auth(piece, mechanisms) if mechanisms else piece
 
     def speaking(self, *, xclient: bool, xforward: bool) -> Rules:
         """These rules for a client who may speak for others, which is offered to no other."""
@@ -54,8 +72,8 @@ class Rules:
         )
 
 
-def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
-    """The rules of a listener on the host of that name."""
+def rules_of(settings: ListenerSettings, hostname: str, mechanisms: Collection[str] = ()) -> Rules:
+    """The rules of a listener on the host of that name; `mechanisms` are those that the accounts can be asked about."""
     limits = settings.limits
     lmtp = settings.profile is Profile.LMTP
     starttls = settings.tls in (TlsMode.STARTTLS, TlsMode.REQUIRED)
@@ -74,7 +92,16 @@ def rules_of(settings: ListenerSettings, hostname: str) -> Rules:
         ehlo_clear=_ehlo(hostname, settings, starttls),
         ehlo_tls=_ehlo(hostname, settings, False),  # RFC 3207 §4.2: not offered once TLS is on
         lmtp=lmtp,
+        mechanisms=frozenset(() if settings.auth is AuthMode.NONE else mechanisms),
+        auth_required=settings.auth is AuthMode.REQUIRED,
+        auth_in_clear=settings.auth_in_clear,
     )
+
+
+def _with_auth(piece: bytes, mechanisms: Iterable[str]) -> bytes:
+    """The answer to EHLO with one more line (RFC 4954 §3)."""
+    last = piece.rindex(b"\r\n", 0, -2) + 2
+    return piece[:last] + b"250-" + piece[last + 4 :] + f"250 AUTH {' '.join(mechanisms)}\r\n".encode("ascii")
 
 
 def _ehlo(hostname: str, settings: ListenerSettings, starttls: bool) -> bytes:

@@ -18,8 +18,12 @@ from twisted.mail import smtp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relaymta.directory.account import Account
+from relaymta.directory.credentials import Directory, ScramKeys
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
+from relaymta.smtp.authing import KeysAsked, LoggedIn, LoggingIn
+from relaymta.smtp.channel import channel_of
 from relaymta.smtp.commands import MailCommand, RcptCommand, XClient
 from relaymta.smtp.door import Counts, Door, is_loopback, within
 from relaymta.smtp.ending import server_name, tls_facts, why
@@ -45,6 +49,8 @@ __all__ = [
 ]
 
 WAITING_MAX = 64 * 1024  # octets read ahead of a decision before the client is made to wait; ours
+_VALUES = (Reply, Account, ScramKeys)  # answers for the session; any other is a Sink
+_NONE: frozenset[str] = frozenset()
 CLOSE_WITHIN = 5.0  # seconds for the client to take the last reply and close; ours
 
 
@@ -78,6 +84,7 @@ class RelayESMTP(smtp.ESMTP):
         """Let the client in, or say 421 and close."""
         factory, transport = self.factory, self.transport
         self.peer = factory.peer_of(transport, self._header)
+        factory.renew()
         self._session = Session(rules_for(self.peer, factory.settings, factory.rules))
         self._seconds = factory.clock.seconds
         self._patience = Patience(factory.settings.timeouts, self._seconds())
@@ -197,6 +204,13 @@ class RelayESMTP(smtp.ESMTP):
                 self.peer.helo, self.peer.esmtp = event.name, event.esmtp
                 self._ask("helo", handler.helo, event.name, event.esmtp)
                 self._note_hello()
+            elif isinstance(event, KeysAsked):
+                self._ask("auth", handler.keys, event.name)
+            elif isinstance(event, LoggingIn):
+                self._ask("auth", handler.auth, event)
+            elif isinstance(event, LoggedIn):
+                self.peer.account = event.account.name
+                handler.authenticated(event.account, event.mechanism)
             elif isinstance(event, Refused):
                 handler.refused(event.command, event.reply)
             elif isinstance(event, XClient):
@@ -215,8 +229,8 @@ class RelayESMTP(smtp.ESMTP):
         else:
             self._answer(answer)
 
-    def _answer(self, answer: Reply | Sink | None) -> None:
-        if answer is None or isinstance(answer, Reply):
+    def _answer(self, answer: Reply | Account | ScramKeys | Sink | None) -> None:
+        if answer is None or isinstance(answer, _VALUES):
             self._session.reply(answer)
         else:
             self._sink = answer
@@ -254,7 +268,7 @@ class RelayESMTP(smtp.ESMTP):
 
     def _answered(self, answer: Any, waiting: Deferred[Any], where: str) -> None:
         if self._waiting is not waiting:  # the session is over
-            if answer is not None and not isinstance(answer, Reply):
+            if answer is not None and not isinstance(answer, _VALUES):
                 answer.abort()
             return
         self._waiting = None
@@ -329,11 +343,10 @@ class RelayESMTP(smtp.ESMTP):
         peer, connection = self.peer, self.transport.getHandle()
         self._shaking = False
         peer.tls, peer.server_name = tls_facts(connection), server_name(connection)
-        peer.certificate, peer.certificate_names = self.factory.certificate_of(connection)
-        self._session.tls_started()
-        if peer.introduced:  # the certificate is that of the host that speaks for the client
-            peer.certificate, peer.certificate_names = "", ()
-            peer.account = self._session.account
+        if not peer.introduced:  # else the certificate is that of the host that speaks for the client
+            peer.certificate, peer.certificate_names = self.factory.certificate_of(connection)
+        self._session.tls_started(channel_of(connection, peer.certificate, peer.certificate_names))
+        peer.account = self._session.account  # RFC 3207 §4.2: forgotten, as what follows
         self.factory.on_tls(peer)
         if self._handler is None:
             self._greet()
@@ -449,6 +462,7 @@ class RelayFactory(smtp.SMTPFactory):
         exempt: Callable[[str], bool] = is_loopback,
         tls_context: Any = None,
         counts: Counts | None = None,
+        directory: Directory | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.domain = hostname.encode("ascii")
@@ -463,21 +477,33 @@ class RelayFactory(smtp.SMTPFactory):
         self.on_bad_header = on_bad_header
         self.certificate_of = certificate_of
         self.door = Door(0, 0, exempt, clock, counts, settings.name)
-        self.configure(settings, tls_context)
+        self.configure(settings, tls_context, directory)
 
-    def configure(self, settings: ListenerSettings, tls_context: Any = None) -> None:
+    def configure(
+        self, settings: ListenerSettings, tls_context: Any = None, directory: Directory | None = None
+    ) -> None:
         """Put settings and certificates in force for sessions to come; running ones keep theirs.
 
-        `tls_context` is what ITLSTransport.startTLS takes. Raises ValueError where TLS is asked for without one.
+        `tls_context` is what ITLSTransport.startTLS takes; `directory` is who knows the accounts. Raises ValueError
+        where TLS is asked for without a context.
         """
         if settings.tls is not TlsMode.NONE and tls_context is None:
             raise ValueError(f"listener {settings.name}: TLS needs a certificate")
         self.settings = settings
         self.tls_context = tls_context
         self.implicit_tls = settings.tls is TlsMode.IMPLICIT
-        self.rules = rules_of(settings, self.hostname)
+        self.directory = directory
+        self._mechanisms: frozenset[str] | None = None
+        self.renew()
         self.door.most = settings.limits.connections
         self.door.most_per_client = settings.limits.connections_per_client
+
+    def renew(self) -> None:
+        """Make the rules again where the accounts have changed and other mechanisms are possible."""
+        mechanisms = _NONE if self.directory is None else self.directory.mechanisms
+        if mechanisms is not self._mechanisms:
+            self._mechanisms = mechanisms
+            self.rules = rules_of(self.settings, self.hostname, mechanisms)
 
     def buildProtocol(self, addr: object) -> RelayESMTP | Vestibule:  # type: ignore[override]
         """The protocol of a new connection; that of a named proxy has to say first whose it is."""

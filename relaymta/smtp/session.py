@@ -1,32 +1,34 @@
 """The server's side of the dialogue as a machine without input or output: bytes to events, decisions to replies.
 
-RFC 5321 §3 and §4.1.4 (order of commands), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 9422
-(limits), RFC 2033 (LMTP).
+RFC 5321 §3 and §4.1.4 (order of commands), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 4954
+(AUTH), RFC 9422 (limits), RFC 2033 (LMTP).
 
 In the manner of h11: `receive` bytes, ask `next_event` until it says NEED_DATA or PAUSED, answer what is owed with
 `reply`, send what `take_output` gives. One decision is owed at a time and nothing is parsed meanwhile, so that a
 pipelined dialogue is the lockstep one by construction. Grammar is smtp.grammar's, DATA and BDAT are smtp.intake's,
-judgement is the handler's.
+AUTH is smtp.authing's, judgement is the handler's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import define, evolve, field
 
 from relaymta.mail.reply import Reply
-from relaymta.smtp import answers, grammar, xclient
+from relaymta.smtp import answers, authing, grammar, verbs, xclient
+from relaymta.smtp.authing import Answer, Channel, Exchange, Move
 from relaymta.smtp.commands import XForward
 from relaymta.smtp.data import ChunkDecoder, Decoder
 from relaymta.smtp.grammar import RefusalError
 from relaymta.smtp.intake import Intake
 from relaymta.smtp.rules import Rules
+from relaymta.smtp.sasl import Challenge
 from relaymta.smtp.stream import Stream
 from relaymta.smtp.turns import NEED_DATA, PAUSED, Event, Hello, Refused, Signal, State
 
 OVERSHOOT_MAX = 1000  # recipients above the limit that are no error of the client; RFC 5321 §4.5.3.1.10, ours
-SHOWN_MAX = 200  # characters of a command in a log; ours
 
 _MAIL_OK = answers.MAIL_OK.render()
 _RCPT_OK = answers.RCPT_OK.render()
@@ -47,16 +49,19 @@ class Session(Intake):
     esmtp: bool = False
     account: str = ""  # who authenticated
     forwarded: XForward | None = None  # where the next message comes from, as XFORWARD said
+    channel: Channel = authing.CLEAR
     commands: int = 0
     messages: int = 0  # accepted
     size: int = 0  # octets of content of this transaction so far
     reason: str = ""  # why it was closed, for a log
     _stream: Stream = field(factory=Stream)
     _hello: Hello = Hello("", False)  # the one to be decided on
-    _line: bytes = b""  # the command being read
+    _line: bytes = field(default=b"", repr=False)  # the command being read, perhaps with a password
     _output: list[bytes] = field(factory=list)
     _events: list[Event] = field(factory=list)
-    _decide: Callable[[Reply | None], None] | None = None  # what the owed decision goes to
+    _decide: Callable[[Any], None] | None = None  # what the owed decision goes to
+    _exchange: Exchange | None = None  # AUTH under way
+    _secretive: bool = False  # AUTH was said: what is no command may be a part of it
     _draining: bool = False
     # counted since the last accepted message
     _errors: int = 0
@@ -94,7 +99,7 @@ class Session(Intake):
     def receive(self, octets: bytes) -> None:
         """Take octets from the client. Before the greeting they end the session (RFC 5321 §3.1)."""
         if self.state is _CONNECTED:
-            self._line = octets
+            self._line = octets.partition(b"\r\n")[0]
             self._refuse(answers.TALKED_FIRST)
         elif self.state is not _CLOSED:
             self._stream.receive(octets)
@@ -124,6 +129,8 @@ class Session(Intake):
                 return Signal.CLOSED
             elif state is _HANDSHAKE:
                 return PAUSED
+            elif self._exchange is not None:
+                event = self._read_response()
             elif self._draining and state in (State.IDLE, State.GREETED):
                 self._say(answers.GOING_DOWN)
                 continue
@@ -132,16 +139,17 @@ class Session(Intake):
             if event is not None:
                 return event
 
-    def reply(self, verdict: Reply | None) -> None:
-        """The decision that is owed; None is the standard positive reply."""
+    def reply(self, verdict: Answer) -> None:
+        """The decision that is owed; None is the standard positive reply, where AUTH does not want another value."""
         decide = self._decide
         assert decide is not None, "no decision is owed"
         self._decide = None
         decide(verdict)
 
-    def tls_started(self) -> None:
+    def tls_started(self, channel: Channel = authing.CLEAR) -> None:
         """The handshake ended well. What was known from before is forgotten (RFC 3207 §4.2)."""
         self.tls = True
+        self.channel = channel
         self.helo, self.esmtp = "", False
         self.account = ""
         if self.state is State.HANDSHAKE:
@@ -170,7 +178,11 @@ class Session(Intake):
 
     def _refuse(self, reply: Reply, times: int = 1) -> None:
         """Say what grammar, order or limits have against the command, and tell of it."""
-        self._events.append(Refused(_shown(self._line), reply))
+        line = self._line
+        verb = line.partition(b" ")[0].upper()
+        self._secretive |= verb == b"AUTH"
+        known = verb in _KNOWN
+        self._events.append(Refused(verbs.shown(line, known=known, secretive=self._secretive), reply))
         self._say(reply, times)
 
     def _close(self, reply: Reply | None, reason: str) -> None:
@@ -179,7 +191,7 @@ class Session(Intake):
         self._end_transaction()
         self.state = State.CLOSED
         self.reason = reason
-        self._decide = None
+        self._decide = self._exchange = None
         self._stream.read_all()  # nothing behind the last reply is ever read
 
     def _accepts(self, verdict: Reply | None, standard: bytes) -> bool:
@@ -241,9 +253,9 @@ class Session(Intake):
 
     def _read_unknown(self, argument: bytes) -> None:
         verb = self._line.partition(b" ")[0].upper()
-        if verb in _HTTP:
+        if verb in verbs.HTTP:
             raise RefusalError(answers.NOT_HTTP)
-        if verb in _NOT_OURS:
+        if verb in verbs.NOT_OURS:
             raise RefusalError(answers.NOT_IMPLEMENTED)
         raise self._unknown()
 
@@ -291,7 +303,7 @@ class Session(Intake):
         self._end_transaction()  # RFC 5321 §4.1.4: as if RSET had been said
         self.state = State.IDLE
         self.helo, self.esmtp = self._hello.name, self._hello.esmtp
-        self._output.append(self.rules.hello(esmtp=self.esmtp, tls=self.tls))
+        self._output.append(self.rules.hello(esmtp=self.esmtp, tls=self.tls, mechanisms=self._mechanisms()))
 
     def _read_starttls(self, argument: bytes) -> None:
         _no_argument(argument)
@@ -321,6 +333,7 @@ class Session(Intake):
         """It is another client's session from now on; the greeting is owed. Errors and limits go on."""
         self.helo, self.esmtp = helo, False
         self.account = account
+        self.channel = evolve(self.channel, certificate="", names=())  # it is the speaker's
         self.state = State.GREETED
 
     def _read_xforward(self, argument: bytes) -> None:
@@ -334,11 +347,72 @@ class Session(Intake):
         self._idle += 1
         if self.state not in (State.GREETED, State.IDLE):
             raise RefusalError(answers.MAIL_NESTED)
+    # AUTH
+
+    def _mechanisms(self) -> tuple[str, ...]:
+        """Those that can work now: once logged in, none."""
+        return () if self.account else authing.offered(self.rules, self.channel, tls=self.tls)
+
+    def _read_auth(self, argument: bytes) -> Event | None:
+        self._idle += 1
+        self._secretive = True
+        if self.account:  # RFC 4954 §4
+            raise RefusalError(answers.AUTH_TWICE)
+        if not self.esmtp:
+            raise RefusalError(answers.HELLO_FIRST)
+        self._exchange, move = authing.begin(argument, self.rules, self.channel, tls=self.tls)
+        self._stream.response = True
+        return self._proceed(move)
+
+    def _read_response(self) -> Event | None:
+        exchange = self._exchange
+        assert exchange is not None
+        line = self._stream.read_line()
+        if line is None:
+            return NEED_DATA
+        self._line = b"AUTH"  # for a log
+        try:
+            if self._stream.fault is not None:
+                raise RefusalError(self._stream.fault)
+            return self._proceed(exchange.hear(line))
+        except RefusalError as error:
+            self._end_exchange()
+            self._refuse(error.reply)
+        return None
+
+    def _proceed(self, move: Move) -> Event | None:
+        """Say a challenge, put a question, or end the exchange."""
+        if isinstance(move, Challenge):
+            self._output.append(authing.rendered(move))
+        elif isinstance(move, Reply):
+            self._end_exchange()
+            self._say(move)
+        elif isinstance(move, authing.LoggedIn):
+            self._end_exchange()
+            self.account = move.account.name
+            self._say(answers.AUTHENTICATED)
+            return move
+        else:
+            self._decide = self._decide_auth
+            return move
+        return None
+
+    def _decide_auth(self, answer: Answer) -> None:
+        assert self._exchange is not None
+        event = self._proceed(self._exchange.decide(answer))
+        if event is not None:
+            self._events.append(event)
+
+    def _end_exchange(self) -> None:
+        self._exchange = None
+        self._stream.response = False
 
     # MAIL, RCPT
 
     def _read_mail(self, argument: bytes) -> Event | None:
         rules = self.rules
+        if rules.auth_required and not self.account:  # RFC 4954 §6
+            raise RefusalError(answers.AUTH_REQUIRED)
         self._transactions += 1
         if 0 < rules.max_transactions < self._transactions:  # RFC 9422 §4.1
             raise RefusalError(answers.TOO_MANY_MESSAGES)
@@ -407,6 +481,7 @@ _READERS: dict[bytes, Callable[[Session, bytes], Event | None]] = {
     b"XCLIENT": Session._read_xclient,
     b"XFORWARD": Session._read_xforward,
     b"STARTTLS": Session._read_starttls,
+    b"AUTH": Session._read_auth,
     b"MAIL": Session._read_mail,
     b"RCPT": Session._read_rcpt,
     b"DATA": Session._read_data,
@@ -419,9 +494,8 @@ _READERS: dict[bytes, Callable[[Session, bytes], Event | None]] = {
 }
 # RFC 3207 §4: what a client may say before STARTTLS where that is demanded; HELO and RSET move nothing either
 _IN_CLEAR = frozenset((b"EHLO", b"HELO", b"LHLO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS"))
-_UNDER_TLS = (frozenset(_READERS) | {b"AUTH"}) - _IN_CLEAR
-_NOT_OURS = frozenset((b"EXPN", b"AUTH", b"ETRN", b"ATRN", b"TURN", b"SEND", b"SOML", b"SAML"))
-_HTTP = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH", b"TRACE"))
+_UNDER_TLS = frozenset(_READERS) - _IN_CLEAR
+_KNOWN = frozenset(_READERS) | verbs.NOT_OURS
 
 
 def _bad_line(line: bytes, reply: Reply) -> RefusalError:
@@ -433,11 +507,3 @@ def _bad_line(line: bytes, reply: Reply) -> RefusalError:
 def _no_argument(argument: bytes) -> None:
     if argument:
         raise RefusalError(answers.NO_ARGUMENT)
-
-
-def _shown(line: bytes) -> str:
-    """A command for a log: short, printable, and without what AUTH carries."""
-    if line[:4].upper() == b"AUTH":
-        return "AUTH"
-    text = line[:SHOWN_MAX].decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else repr(text)[1:-1]

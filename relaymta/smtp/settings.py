@@ -95,6 +95,7 @@ class ListenerSettings:
     clients that may say so by those commands.
     `tls_client_certificates`: clients are asked for one. `tls_client_ca`: the file of those who may have signed it,
     with which clients are asked too; "" for nobody.
+    `auth_in_clear`: a client may log in also where anybody on the way can read along.
     """
 
     name: str = "mx"
@@ -106,6 +107,7 @@ class ListenerSettings:
     tls_client_certificates: bool = False
     tls_client_ca: str = ""
     auth: AuthMode = AuthMode.NONE
+    auth_in_clear: bool = False
     max_message_size: Size = Size(25_000_000)
     max_recipients: int = 1000
     bare_newlines: BareNewlines = BareNewlines.REJECT
@@ -119,6 +121,8 @@ class ListenerSettings:
         """Contradictions, as (key, what is wrong)."""
         if bool(self.address) == bool(self.endpoint):
             yield "address", "a listener has either `address` or `endpoint`"
+        if self.auth is not AuthMode.NONE and self.tls is TlsMode.NONE and not self.auth_in_clear:
+            yield "auth", "without TLS nobody can log in; set tls, or write auth_in_clear = true"
         if self.max_recipients < RECIPIENTS_LEAST:
             yield "max_recipients", f"at least {RECIPIENTS_LEAST} (RFC 5321 §4.5.3.1.8)"
         if self.group and not (self.address is not None and self.address.is_unix):

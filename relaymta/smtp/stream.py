@@ -10,18 +10,23 @@ from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
 
 LINE_MAX = 2048  # octets of a command, CRLF not counted; RFC 5321 §4.5.3.1.4: 512 and what the extensions add
+AUTH_LINE_MAX = 12288  # of AUTH and of a response, CRLF not counted; RFC 4954 §4
 
 
 class Stream:
-    """A buffer with a place in it. `fault` says what is wrong with the line that was read last, or None."""
+    """A buffer with a place in it. `fault` says what is wrong with the line that was read last, or None.
 
-    __slots__ = ("_at", "_buffer", "_skipping", "fault")
+    `response`: the next line is no command, but a response within AUTH.
+    """
+
+    __slots__ = ("_at", "_buffer", "_skipping", "fault", "response")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._at = 0  # where the unread octets begin
         self._skipping = False  # to the end of a line that was bad before its end came
         self.fault: Reply | None = None
+        self.response = False
 
     @property
     def waiting(self) -> int:
@@ -58,7 +63,9 @@ class Stream:
             self._at = end + 2
             if not self._skipping:
                 line = self._buffer[start:end]
-                if end - start > LINE_MAX or b"\n" in line or b"\r" in line or b"\0" in line:
+                if b"\n" in line or b"\r" in line or b"\0" in line:
+                    return self._bad(line)
+                if end - start > LINE_MAX and end - start > self._most(line):
                     return self._bad(line)
                 self.fault = None
                 return line
@@ -69,7 +76,7 @@ class Stream:
         if self._skipping:
             self._buffer = b"\r" if rest.endswith(b"\r") else b""  # its LF may follow
             return None
-        if len(rest) <= LINE_MAX + rest.endswith(b"\r") and b"\n" not in rest:
+        if len(rest) <= self._most(rest) + rest.endswith(b"\r") and b"\n" not in rest:
             self._buffer = rest
             return None
         self._skipping = True
@@ -77,14 +84,19 @@ class Stream:
             self._buffer = b"\r"
         return self._bad(rest)
 
+    def _most(self, line: bytes) -> int:
+        """How long this line may be, of which the first octets are there."""
+        return AUTH_LINE_MAX if self.response or line[:5].upper() == b"AUTH " else LINE_MAX
+
     def _bad(self, line: bytes) -> bytes:
         """Say what is wrong with a line, the same whether its end has come or not."""
+        most = self._most(line)
         lf = line.find(b"\n")
-        if 0 <= lf <= LINE_MAX:
+        if 0 <= lf <= most:
             self.fault = answers.BARE_LF
             return line[:lf]
-        if len(line) > LINE_MAX:
-            self.fault = answers.TOO_LONG
-            return line[:LINE_MAX]
+        if len(line) > most:
+            self.fault = answers.TOO_LONG if most == LINE_MAX else answers.AUTH_TOO_LONG
+            return line[:most]
         self.fault = answers.NUL if b"\0" in line else answers.BARE_CR
         return line

@@ -11,19 +11,22 @@ from attrs import frozen
 
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
+from relaymta.smtp.authing import KeysAsked, LoggedIn, LoggingIn
 from relaymta.smtp.commands import MailCommand, RcptCommand, XClient
 
 # What is out of turn in a state, by verb; what is not here is in turn (RFC 5321 §4.1.4).
 _NOTHING: dict[bytes, Reply] = {}
-_BEFORE_HELLO = dict.fromkeys((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"STARTTLS"), answers.HELLO_FIRST)
+_BEFORE_HELLO = dict.fromkeys((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"STARTTLS", b"AUTH"), answers.HELLO_FIRST)
 _BEFORE_MAIL = dict.fromkeys((b"RCPT", b"DATA", b"BDAT"), answers.MAIL_FIRST)
 _BEFORE_RCPT = {
     b"MAIL": answers.MAIL_NESTED,
     b"DATA": answers.NO_RECIPIENTS,
     b"BDAT": answers.NO_RECIPIENTS,
+    b"AUTH": answers.AUTH_NESTED,  # RFC 4954 §4
 }
-_AFTER_RCPT = {b"MAIL": answers.MAIL_NESTED}
+_AFTER_RCPT = {b"MAIL": answers.MAIL_NESTED, b"AUTH": answers.AUTH_NESTED}
 _BETWEEN_CHUNKS = dict.fromkeys((b"MAIL", b"RCPT", b"DATA"), answers.CHUNKS_UNDER_WAY)  # RFC 3030 §2
+_BETWEEN_CHUNKS[b"AUTH"] = answers.AUTH_NESTED
 
 
 class State(Enum):
@@ -84,5 +87,5 @@ class Refused:
     reply: Reply
 
 
-# A decision is owed for the commands too; for XCLIENT it is the one at the greeting.
-Event = Signal | Hello | MailCommand | RcptCommand | XClient | Piece | Refused
+# A decision is owed for the commands and the first two of AUTH too; for XCLIENT it is the one at the greeting.
+Event = Signal | Hello | MailCommand | RcptCommand | XClient | Piece | Refused | KeysAsked | LoggingIn | LoggedIn

@@ -40,6 +40,7 @@ def worker(name: str, ids: list[str]) -> dict[str, Command]:
         "queue.list": lambda arguments: ({"id": one} for one in ids),
         "queue.show": show,
         "queue.hold": hold,
+        "auth.list": lambda arguments: [{"at": name}],
     }
 
 
@@ -90,6 +91,13 @@ class FanoutTests(TestCase):
     async def test_a_trace_is_in_the_order_of_time(self) -> None:
         """What the workers remember is put together by time."""
         assert [row["event"] for row in await self.rows("trace", id="A")] == ["1", "0"]
+
+    async def test_what_all_workers_share_is_told_by_one(self) -> None:
+        """Failed log-ins are counted for the host: `auth list` is not each worker's."""
+        assert await self.rows("auth.list") == [{"at": "0"}]
+        self.paths.clear()
+        with self.assertRaisesRegex(CommandError, "no worker serves"):
+            await self.rows("auth.list")
 
     async def test_a_worker_that_is_not_there_is_named(self) -> None:
         """A listing is never silently without a worker's part."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,6 +175,26 @@ class AgainstADaemon(TestCase):
         assert code == 1 and out.startswith("nothing is remembered of Q2; older events are in the log")
         out, _, code = await self.call("trace", "Q1", "--json")
         assert json.loads(out)["event"] == "message-finished"
+
+    async def test_auth(self) -> None:
+        """Who is refused and why, as a table and for programs; unlocking what is not locked is exit 1."""
+        now = time.time()
+        row = {"address": "192.0.2.1", "account": "al\x1bice", "offences": 3, "attempts": 7, "last": now, "until": 0.0}
+        whole = {**row, "address": "2001:db8::/64", "account": None, "until": now + 3700, "last": 0.0}
+        self.commands["auth.list"] = lambda _: [row, whole]
+        self.commands["auth.unlock"] = lambda asked: [{"unlocked": asked["what"], "refusals": 1, "offences": 0}]
+        out, err, code = await self.call("auth", "list")
+        lines = [line.split() for line in out.splitlines()]
+        assert (err, code) == ("", 0)
+        assert lines[1][:4] == ["192.0.2.1", "al\\x1bice", "3", "7"]
+        assert lines[2][1] == "(any)" and lines[2][-1] == "1h01m"
+        out, _, code = await self.call("auth", "list", "--json")
+        assert code == 0 and [json.loads(line) for line in out.splitlines()] == [row, whole]
+        assert (await self.call("auth", "unlock", "alice"))[0] == "unlocked alice\n"
+        self.commands["auth.list"] = lambda _: []
+        self.commands["auth.unlock"] = lambda asked: [{"unlocked": asked["what"], "refusals": 0, "offences": 0}]
+        assert (await self.call("auth", "list"))[0].endswith("nobody has failed to log in\n")
+        assert await self.call("auth", "unlock", "bob") == ("", "relaymta: nothing counts against bob\n", 1)
 
     async def test_reload(self) -> None:
         """Done, or every problem on standard error."""

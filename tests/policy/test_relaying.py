@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relaymta.directory.account import Account
 from relaymta.mail.address import parse_path
 from relaymta.policy.relaying import Domains, Networks, Relaying
 from relaymta.policy.settings import RelaySettings
@@ -16,10 +17,10 @@ from relaymta.policy.verdict import Transaction
 OURS = RelaySettings(networks=(ip_network("192.0.2.0/24"),), domains=("ours.example", ".sub.example"))
 
 
-def ask(path: str, client: str = "198.51.100.9") -> str:
-    """The reply to RCPT for `path` from `client`; "" when it is taken."""
+def ask(path: str, client: str = "198.51.100.9", rights: Account | None = None) -> str:
+    """The reply to RCPT for `path` from `client`; "" when it is taken. `rights` are those of who has logged in."""
     relaying = Relaying(OURS)
-    transaction = Transaction(client=client, trusted=relaying.trusts(client))
+    transaction = Transaction(client=client, trusted=relaying.trusts(client), rights=rights)
     address = parse_path(path.encode(), utf8=True)
     assert address is not None
     verdict = relaying.rcpt(transaction, address)
@@ -113,3 +114,11 @@ def test_a_leading_dot_means_subdomains_only(labels: list[str]) -> None:
     """".ours.example" takes every name below ours.example, and not the name itself."""
     name = ".".join(labels)
     assert (name in Domains([".ours.example"])) == name.endswith(".ours.example")
+
+
+@pytest.mark.parametrize("client", ["198.51.100.9", "192.0.2.7"])
+def test_an_account_relays_as_it_may(client: str) -> None:
+    """Who has logged in relays to anywhere or to our domains alone, wherever it comes from."""
+    assert ask("<a@else.example>", client, Account("tim")) == ""
+    assert ask("<a@else.example>", client, Account("tim", relay=False)).startswith("550 5.7.1")
+    assert ask("<a@ours.example>", client, Account("tim", relay=False)) == ""

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, evolve, field
+from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from relaymta.directory.account import IAccount
+from relaymta.directory.credentials import DirectoryUnavailableError
 from relaymta.mail.reply import Reply
+from relaymta.smtp import answers
 from relaymta.smtp.server import Handler, MailCommand, Peer, RcptCommand, RelayESMTP, RelayFactory
 from relaymta.smtp.settings import Limits, ListenerSettings, Timeouts
 
@@ -97,6 +101,25 @@ class NotingHandler:
         self.notebook.log.append(("data",))
         return self.answer("data", NotingSink(self))
 
+    def keys(self, name: str) -> Any:
+        self.notebook.log.append(("keys", name))
+        return self.answer("keys", lambda: self._asked(self.answers["directory"].keys(name)))
+
+    def auth(self, attempt: Any) -> Any:
+        self.notebook.log.append(("auth", attempt.mechanism, attempt.shown.name))
+        portal = self.answers["directory"].portal if "directory" in self.answers else None
+        return self.answer("auth", lambda: self._asked(portal.login(attempt.shown.credentials, None, IAccount)))
+
+    def _asked(self, answer: Deferred[Any]) -> Any:
+        """What a directory says, as a decision: in place where it answers at once."""
+        answer.addCallback(lambda found: found[1] if isinstance(found, tuple) else found)
+        answer.addErrback(lambda failure: failure.trap(UnauthorizedLogin) and answers.AUTH_FAILED)
+        answer.addErrback(lambda failure: failure.trap(DirectoryUnavailableError) and answers.AUTH_UNAVAILABLE)
+        return answer.result if answer.called else answer
+
+    def authenticated(self, account: Any, mechanism: str) -> None:
+        self.notebook.log.append(("authenticated", account.name, mechanism))
+
     def reset(self) -> None:
         self.notebook.log.append(("reset",))
 
@@ -157,6 +180,7 @@ class House:
             on_bug=lambda where, trace: self.notebook.bugs.append(where),
             on_turned_away=lambda peer, reply: self.notebook.turned_away.append(reply.code),
             tls_context=self.context,
+            directory=self.answers.get("directory"),
         )
 
     def connect(self, client: str = "192.0.2.1") -> Wire:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from relaymta.smtp.commands import XClient, XForward
@@ -110,6 +110,7 @@ def test_any_argument_is_read_or_refused(argument: bytes | list[bytes]) -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=80))
 def test_any_login_comes_through_xtext(login: str) -> None:
     """xtext carries UTF-8 (what is said to be unavailable is the one exception)."""
+    assume(login.upper() not in ("[UNAVAILABLE]", "[TEMPUNAVAIL]"))
     assert xclient(b"LOGIN=" + xtext(login)).account == login
 
 
