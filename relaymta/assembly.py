@@ -23,6 +23,7 @@ from relaymta.admin.commands import RelayCommands
 from relaymta.admin.control import Arguments, Command, CommandError, Rows
 from relaymta.admin.drop import DropWatcher
 from relaymta.admin.queuecommands import QueueCommands
+from relaymta.admin.quotacommands import QuotaCommands
 from relaymta.admin.recorder import Recorder
 from relaymta.board import Board
 from relaymta.delivery.attempt import Deliveries
@@ -40,7 +41,11 @@ from relaymta.net.servertls import ServerSide, client_certificate
 from relaymta.policy.bruteforce import SCHEMA, BruteForce
 from relaymta.policy.logins import Logins
 from relaymta.policy.pipeline import Pipeline
+from relaymta.policy.quota import SCHEMA as QUOTA_SCHEMA
+from relaymta.policy.quota import Quotas
 from relaymta.policy.relaying import Relaying
+from relaymta.policy.rights import Rights
+from relaymta.policy.submission import Submission
 from relaymta.queue.lanes import Lanes
 from relaymta.queue.manager import Manager
 from relaymta.reception import Manners, Reception
@@ -50,7 +55,7 @@ from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
 from relaymta.settings import VERSION, Settings
 from relaymta.smtp.server import Peer, RelayFactory
-from relaymta.smtp.settings import AuthMode, ListenerSettings, TlsMode
+from relaymta.smtp.settings import AuthMode, ListenerSettings, Profile, TlsMode
 from relaymta.store.disk import RealDisk
 from relaymta.store.fleet import Fleet
 from relaymta.store.interfaces import OpenReport, SpoolError, SpoolLocked, Ticket
@@ -101,6 +106,9 @@ class Relay:
         self.scheduler = Scheduler(
             self.manager, self.deliveries, self.lanes, _terms(settings, self._workers), reactor, self._tell, str(shard)
         )
+        counted = os.path.join(settings.spool, "state", "quota.sqlite")
+        self._quota_state = State(counted, QUOTA_SCHEMA, reactor.callFromThread)
+        self.quotas = Quotas(self._quota_state, reactor.seconds, self._tell)
         self._auth_state: State | None = None
         self._guard: BruteForce | None = None
         self.reception = Reception(self._manners(settings), self.manager, reactor.seconds, self._tell)
@@ -252,6 +260,7 @@ class Relay:
             self.directory.close()
         if self._auth_state is not None:
             self._auth_state.close()
+        self._quota_state.close()
         return self.manager.close()
 
     # What the rooms are given
@@ -262,6 +271,7 @@ class Relay:
             self._relay_commands.table(),
             self._queue_commands.table(),
             self._auth_commands.table(),
+            QuotaCommands(self.quotas).table(),
             {"adopt": self._adopt, "release": self._release},
         )
         return {name: command for table in tables for name, command in table.items()}
@@ -317,13 +327,23 @@ class Relay:
 
     def _manners(self, settings: Settings) -> Manners:
         relaying = Relaying(settings.relay)
+        submission = frozenset(one.name for one in settings.listeners if one.profile is Profile.SUBMISSION)
+        logins = self._make_logins(settings, relaying)
+        checks: list[object] = [relaying]
+        if submission:
+            checks.append(Submission(submission))
+        if logins is not None:
+            self.quotas.default = settings.users.quota.quota
+            self.quotas.over = settings.users.quota.over
+            checks += [Rights(), self.quotas]
         return Manners(
             settings.hostname,
             settings.postmaster_address,
             relaying,
-            Pipeline([relaying]),
+            Pipeline(checks),
             SMALL_MAX,
-            self._make_logins(settings, relaying),
+            logins,
+            submission,
         )
 
     def _make_logins(self, settings: Settings, relaying: Relaying) -> Logins | None:

@@ -196,6 +196,23 @@ class ContentRefused(Event):
     recipients: int
     size: int
     reply: str
+    check: str = ""
+
+
+@frozen(slots=True)
+class QuotaExceeded(Event):
+    """A message would be one too many for its account: `limit` ("recipients_per_hour") allows `allowed`.
+
+    `over` is what becomes of it: "hold" or "refuse".
+    """
+
+    session: str
+    client: str
+    account: str
+    limit: str
+    would_be: int
+    allowed: int
+    over: str
 
 
 @frozen(slots=True)

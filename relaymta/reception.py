@@ -17,16 +17,18 @@ from relaymta import events
 from relaymta.directory.account import Account
 from relaymta.directory.credentials import ScramKeys
 from relaymta.mail.address import Address
-from relaymta.mail.content import Content, header_of
+from relaymta.mail.content import HEADER_MAX, Content, header_of
 from relaymta.mail.envelope import Envelope, Origin, Recipient
-from relaymta.mail.message import message_id
+from relaymta.mail.message import edit, message_id
 from relaymta.mail.reply import Reply
-from relaymta.mail.trace import HOPS_MAX, hops, protocol, received
+from relaymta.mail.submission import completions
+from relaymta.mail.tlsrequired import tls_optional
+from relaymta.mail.trace import HOPS_MAX, date, hops, protocol, received
 from relaymta.policy.logins import Logins
 from relaymta.policy.pipeline import Pipeline
 from relaymta.policy.relaying import Relaying
 from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
-from relaymta.queue.manager import Incoming, Manager
+from relaymta.queue.manager import POLICY, Incoming, Manager
 from relaymta.smtp import answers
 from relaymta.smtp.authing import LoggingIn
 from relaymta.smtp.commands import XForward
@@ -36,6 +38,7 @@ from relaymta.store.interfaces import SpoolError
 NO_ROOM = Reply(452, "4.3.1", "cannot take mail now, try again later")
 NOT_STORED = Reply(451, "4.3.0", "cannot store the message now, try again later")
 LOOP = Reply(554, "5.4.6", "too many hops: this message is in a loop")
+LONG_HEADER = Reply(552, "5.3.4", "header section too large")
 
 
 @frozen(slots=True)
@@ -43,7 +46,7 @@ class Manners:
     """What a Reception needs to know of the configuration; made anew at every reload.
 
     `small_max`: content up to so many octets is kept in memory and goes through the journal. `logins` is None where
-    nobody can log in.
+    nobody can log in. `submission`: names of the listeners whose mail is completed (RFC 6409 §8).
     """
 
     hostname: str
@@ -52,6 +55,7 @@ class Manners:
     pipeline: Pipeline
     small_max: int
     logins: Logins | None = None
+    submission: frozenset[str] = frozenset()
 
 
 class Reception:
@@ -76,6 +80,8 @@ class Reception:
     def take(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
         """Take a message that came by no session (sendmail); fires when it is durable, fails with SpoolError."""
         began, queue_id = self.seconds(), self.manager.new_id()
+        if tls_optional(header_of(octets)):
+            envelope = evolve(envelope, tls_optional=True)
         octets = self.stamp(queue_id, envelope) + octets
         stored = self.manager.accept(queue_id, envelope, octets)
         return stored.addCallback(lambda _: self.told(queue_id, envelope, len(octets), header_of(octets), began))
@@ -133,6 +139,7 @@ class Guest:
             account=peer.account,
             rights=self._rights if peer.account else None,  # a handshake after AUTH makes it forgotten
             trusted=self._trusted or self._is_vouched_for(),
+            session=peer.session,
         )
 
     def _is_vouched_for(self) -> bool:
@@ -210,11 +217,24 @@ class Guest:
         transaction.recipients.append(recipient)
         return None
 
-    def data(self) -> Sink | Reply:
+    def data(self) -> Sink | Reply | Awaitable[Sink | Reply]:
         """DATA or the first BDAT: content may come."""
-        if self._mail is None or not self._transaction.recipients:
+        mail, transaction = self._mail, self._transaction
+        if mail is None or not transaction.recipients:
             return Reply(554, "5.5.1", "no valid recipients")  # RFC 5321 §3.3
-        return Arrival(self, self._house, self._envelope(self._mail), self._mail_at)
+        judgement = self._house.manners.pipeline.data(transaction)
+        if judgement is None:
+            return Arrival(self, self._house, self._envelope(mail), self._mail_at, transaction)
+        if isinstance(judgement, Verdict):
+            return self._refuse(judgement, "DATA")
+        return self._receive_later(judgement, mail)
+
+    async def _receive_later(self, judgement: Awaitable[Opinion], mail: MailCommand) -> Sink | Reply:
+        transaction = self._transaction
+        opinion = await judgement
+        if opinion is not None:
+            return self._refuse(opinion, "DATA")
+        return Arrival(self, self._house, self._envelope(mail), self._mail_at, transaction)
 
     def reset(self) -> None:
         """The transaction is gone."""
@@ -321,15 +341,17 @@ class Guest:
             smtputf8=mail.smtputf8,
             ret=mail.ret,
             envid=mail.envid,
+            requiretls=mail.requiretls,
+            release_at=mail.release_at,
         )
 
-    def turned_down(self, envelope: Envelope, size: int, reply: Reply) -> Reply:
+    def turned_down(self, envelope: Envelope, size: int, reply: Reply, check: str = "") -> Reply:
         """Tell of a message refused at its end of data."""
         peer = self._peer
         sender = "" if envelope.sender is None else str(envelope.sender)
         self._house.tell(
             events.ContentRefused(
-                peer.session, peer.client, sender, len(envelope.recipients), size, str(reply)
+                peer.session, peer.client, sender, len(envelope.recipients), size, str(reply), check
             )
         )
         return reply
@@ -348,20 +370,30 @@ def forwarded(origin: Origin, said: XForward) -> Origin:
 class Arrival:
     """The content of one message on its way in: smtp.server.Sink.
 
-    Up to `small_max` octets it is gathered in memory and goes through the journal; beyond, it streams into the spool.
-    Whatever goes wrong on the way is kept as the reply to the end of data, while the rest is eaten.
+    Up to `small_max` octets it is gathered in memory and goes through the journal; beyond, it streams into the spool as
+    soon as its header section is whole, for that is judged and completed before any of it is kept. Whatever goes wrong
+    on the way is kept as the reply to the end of data, while the rest is eaten.
     """
 
-    __slots__ = ("_began", "_envelope", "_guest", "_house", "_incoming", "_parts", "_refusal", "_size", "queue_id")
+    __slots__ = (
+        "_began", "_envelope", "_gather", "_guest", "_header", "_house", "_incoming", "_parts", "_refusal", "_section",
+        "_size", "_transaction", "queue_id",
+    )  # fmt: skip
 
-    def __init__(self, guest: Guest, house: Reception, envelope: Envelope, began: float) -> None:
+    def __init__(
+        self, guest: Guest, house: Reception, envelope: Envelope, began: float, transaction: Transaction
+    ) -> None:
         self._guest = guest
         self._house = house
         self._envelope = envelope
         self._began = began
+        self._transaction = transaction
         self.queue_id = house.manager.new_id()
         self._parts = [house.stamp(self.queue_id, envelope)]
         self._size = len(self._parts[0])
+        self._gather = house.manners.small_max
+        self._header = b""  # as the client sent it, where somebody wants to see it
+        self._section = b""  # as it is kept, our own field included
         self._incoming: Incoming | None = None
         self._refusal: Reply | None = None
 
@@ -374,37 +406,91 @@ class Arrival:
             self._incoming.write(octets)
         else:
             self._parts.append(octets)
-            if self._size > self._house.manners.small_max:
+            if self._size > self._gather:
                 self._turn_large()
 
     def _turn_large(self) -> None:
         octets = b"".join(self._parts)
-        self._parts.clear()
-        if hops(header_of(octets)) > HOPS_MAX:
-            self._refusal = LOOP
+        if self._size <= HEADER_MAX and not _has_header(octets, len(self._parts[0])):
+            self._gather = HEADER_MAX  # it is looked for once more, so that small pieces cost no more than large ones
             return
-        self._incoming = self._house.manager.receive(self.queue_id, self._envelope)
-        self._incoming.write(octets)
+        octets = self._prepared(octets)
+        self._parts.clear()
+        if self._refusal is None:
+            self._incoming = self._house.manager.receive(self.queue_id, self._envelope, self._transaction.hold)
+            self._incoming.write(octets)
 
-    def finish(self) -> Reply | Deferred[Reply]:
+    def _prepared(self, octets: bytes) -> bytes:
+        """What is to be kept of `octets`, in which the header section is whole; or there is a refusal."""
+        header = self._section = header_of(octets)
+        if hops(header) > HOPS_MAX:
+            self._refusal = LOOP
+            return octets
+        if tls_optional(header) and not self._envelope.requiretls:  # RFC 8689 §4.1: REQUIRETLS overrules it
+            self._envelope = evolve(self._envelope, tls_optional=True)
+        manners, ours = self._house.manners, self._envelope.origin.listener in self._house.manners.submission
+        if not (ours or manners.pipeline.judges_content):
+            return octets
+        stamp = self._parts[0]
+        self._header = header[len(stamp) :]
+        if len(header) == HEADER_MAX and not _has_header(octets, len(stamp)) and (ours or self._transaction.rights):
+            self._refusal = LONG_HEADER  # what nobody has seen whole nobody can vouch for
+            return octets
+        return self._completed(octets, stamp) if ours else octets
+
+    def _completed(self, octets: bytes, stamp: bytes) -> bytes:
+        """RFC 6409 §8: what a message of our own people lacks is added, what must not be seen is taken out."""
+        header, hostname = self._header, self._house.manners.hostname
+        at = date(self._envelope.accepted_at)
+        edits = completions(header, date=at, message_id=f"{self.queue_id}@{hostname}")
+        if not edits:
+            return octets
+        changed = edit(header, edits)
+        self._size += len(changed) - len(header)
+        self._section = stamp + changed
+        return self._section + octets[len(stamp) + len(header) :]
+
+    def finish(self) -> Reply | Awaitable[Reply]:
         """The end of data: a refusal at once, or 250 when the message is on stable storage."""
+        octets = b""
+        if self._refusal is None and self._incoming is None:
+            octets = self._prepared(b"".join(self._parts))
         if self._refusal is not None:
             return self._turn_down(self._refusal)
+        pipeline = self._house.manners.pipeline
+        if pipeline.judges_content:
+            judgement = pipeline.content(self._transaction, self._header)
+            if isinstance(judgement, Verdict):
+                return self._turn_down(judgement.reply, judgement.check)
+            if judgement is not None:
+                return self._keep_later(judgement, octets)
+        return self._keep(octets)
+
+    async def _keep_later(self, judgement: Awaitable[Opinion], octets: bytes) -> Reply:
+        opinion = await judgement
+        if opinion is not None:
+            return self._turn_down(opinion.reply, opinion.check)
+        return await self._keep(octets)
+
+    def _keep(self, octets: bytes) -> Deferred[Reply]:
         if self._incoming is not None:
             return self._incoming.commit().addCallbacks(self._accepted_large, self._failed)
-        octets = b"".join(self._parts)
-        header = header_of(octets)
-        if hops(header) > HOPS_MAX:
-            return self._turn_down(LOOP)
-        stored = self._house.manager.accept(self.queue_id, self._envelope, octets)
-        return stored.addCallbacks(self._accepted, self._failed, callbackArgs=(header,))
+        stored = self._house.manager.accept(self.queue_id, self._envelope, octets, self._transaction.hold)
+        return stored.addCallbacks(self._accepted, self._failed, callbackArgs=(self._section,))
 
     def abort(self) -> None:
         """Nothing of this is kept."""
         self._parts.clear()
+        self._drop()
+
+    def _drop(self) -> None:
+        """Leave nothing behind, neither in the spool nor in what was counted."""
         if self._incoming is not None:
             self._incoming.abort()
             self._incoming = None
+        undo, self._transaction.undo = self._transaction.undo, None
+        if undo is not None:
+            undo()
 
     def _accepted_large(self, content: Content) -> Reply:
         return self._accepted(None, content.header())
@@ -412,6 +498,9 @@ class Arrival:
     def _accepted(self, _: object, header: bytes) -> Reply:
         self._guest.messages += 1
         self._house.told(self.queue_id, self._envelope, self._size, header, self._began)
+        hold = self._transaction.hold
+        if hold:
+            self._house.tell(events.MessageHeld(self.queue_id, POLICY, hold))
         return Reply(250, "2.0.0", f"queued as {self.queue_id}")
 
     def _failed(self, failure: Failure) -> Reply:
@@ -419,5 +508,11 @@ class Arrival:
             self._house.tell(events.BugCaught("reception", failure.getTraceback()))
         return self._turn_down(NOT_STORED)
 
-    def _turn_down(self, reply: Reply) -> Reply:
-        return self._guest.turned_down(self._envelope, self._size, reply)
+    def _turn_down(self, reply: Reply, check: str = "") -> Reply:
+        self._drop()
+        return self._guest.turned_down(self._envelope, self._size, reply, check)
+
+
+def _has_header(octets: bytes, start: int) -> bool:
+    """Whether the header section that begins at `start`, behind our own field, has its end here."""
+    return octets.startswith(b"\r\n", start) or octets.find(b"\r\n\r\n", start, HEADER_MAX) >= 0

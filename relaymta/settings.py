@@ -261,8 +261,6 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
         if listener.name in names:
             yield f"{key}.name", f'listener[{names[listener.name] + 1}] is called "{listener.name}" too'
         names.setdefault(listener.name, position)
-        if listener.profile is Profile.SUBMISSION:
-            yield f"{key}.profile", f'"{listener.profile.value}" {NOT_YET}; write "mx" or "lmtp"'
         if listener.address is not None and not _is_bindable(listener.address):
             yield f"{key}.address", f'"{listener.address}" names a host; an IP address of this machine is wanted'
         for other, earlier in taken:
@@ -413,6 +411,9 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, listener in enumerate(settings.listeners):
         if listener.auth is not AuthMode.NONE and listener.auth_in_clear:
             yield f"listener[{position}].auth_in_clear", "passwords can be read by anybody on the way"
+        if listener.address is not None and listener.address.port == 465 and listener.tls is not TlsMode.IMPLICIT:
+            # RFC 8314 §3.3: clients begin with TLS there, and would wait for ever
+            yield f"listener[{position}].tls", 'clients of port 465 begin with TLS at once; write "implicit"'
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
     yield from machine.doubts(settings.users, settings.user)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from attrs import field, frozen
 
 from relaymta.config import ConfigError, SocketAddress
 from relaymta.config.loader import loads
@@ -20,6 +22,7 @@ from relaymta.settings import (
     load_settings,
     refusals,
 )
+from relaymta.smtp.settings import AuthMode, ListenerSettings, Profile, TlsMode
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = 'hostname = "relay.example.org"\n'
@@ -147,7 +150,6 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
         ('[[listener]]\naddress = "mail.example.org:25"',
          '2: listener[1].address: "mail.example.org:25" names a host; an IP address of this machine is wanted'),
         ('[[listener]]\naddress = "0.0.0.0:25"\nprofile = "submission"\ntls = "starttls"\nauth = "optional"',
-         '3: listener[1].profile: "submission" is not available in this version; write "mx" or "lmtp"|'
          '4: listener[1].tls: "starttls" needs a certificate; write [tls] with certificate = "/etc/relaymta/tls.pem" '
          'and key = "/etc/relaymta/tls.key"|'
          '5: listener[1].auth: "optional" needs accounts, and [users] names none; '
@@ -361,3 +363,56 @@ def test_a_file_of_authorities_that_cannot_be_read_is_refused(file: Path) -> Non
         made = settings(file, f'[delivery]\ntls_ca = "{path}"')
         assert "delivery.tls_ca" in [key for key, _ in refusals(made)]
     assert "delivery.tls_ca" not in [key for key, _ in refusals(settings(file, ""))]
+# Submission
+
+
+def test_a_submission_listener_is_safe_by_default(file: Path) -> None:
+    """Who says only that it is for submission gets STARTTLS and a log-in; other listeners get neither."""
+    listener = ListenerSettings(profile=Profile.SUBMISSION)
+    assert (listener.tls, listener.auth) == (TlsMode.STARTTLS, AuthMode.REQUIRED)
+    for profile in (Profile.MX, Profile.LMTP):
+        listener = ListenerSettings(profile=profile)
+        assert (listener.tls, listener.auth) == (TlsMode.NONE, AuthMode.NONE)
+
+
+def test_what_depends_on_the_profile_is_shown(file: Path) -> None:
+    """`relaymta config` tells what is in force, and that nobody wrote it."""
+    text = '[[listener]]\naddress = "127.0.0.1:587"\nprofile = "submission"\n'
+    loaded = loads(text, "file", Probe)
+    shown = {row.key: (row.value, row.origin) for row in loaded.rows()}
+    assert shown["listener[1].tls"] == ('"starttls"', "default")
+    assert shown["listener[1].auth"] == ('"required"', "default")
+    assert shown["listener[1].future_release"] == ('"7d"', "default")
+    loaded = loads(text + 'tls = "implicit"\nauth = "optional"\n', "file", Probe)
+    shown = {row.key: (row.value, row.origin) for row in loaded.rows()}
+    assert shown["listener[1].tls"] == ('"implicit"', "file:4")
+    assert shown["listener[1].auth"] == ('"optional"', "file:5")
+
+
+@frozen
+class Probe:
+    """A configuration of listeners alone, whatever else is available."""
+
+    listeners: tuple[ListenerSettings, ...] = field(default=(), metadata={"key": "listener"})
+
+
+def test_the_shipped_examples_of_submission_are_right() -> None:
+    """Both listeners of the comments in the shipped file are what RFC 6409 and RFC 8314 speak of."""
+    shipped = (ROOT / "etc" / "relaymta" / "relaymta.toml").read_text()
+    opened = "\n".join(re.findall(r"^#   (.*)$", shipped, re.MULTILINE))
+    starttls, implicit = loads(opened, "file", Probe).settings.listeners
+    assert (str(starttls.address), starttls.tls) == ("0.0.0.0:587", TlsMode.STARTTLS)
+    assert (str(implicit.address), implicit.tls) == ("0.0.0.0:465", TlsMode.IMPLICIT)
+    assert {one.auth for one in (starttls, implicit)} == {AuthMode.REQUIRED}
+
+
+def test_port_465_without_tls_is_doubtful() -> None:
+    """Its clients begin with TLS and would wait for ever (RFC 8314 §3.3)."""
+
+    def doubted(**listener: object) -> list[str]:
+        listeners = (ListenerSettings(profile=Profile.SUBMISSION, **listener),)  # type: ignore[arg-type]
+        return [key for key, _ in doubts(Settings(hostname="a.example", listeners=listeners)) if "listener" in key]
+
+    here = SocketAddress("0.0.0.0", 465)
+    assert doubted(address=here) == ["listener[0].tls"]
+    assert doubted(address=here, tls=TlsMode.IMPLICIT) == doubted(address=SocketAddress("0.0.0.0", 587)) == []

@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from relaymta.admin.control import VERSION, Arguments, Command, CommandError, Rows, encode
@@ -39,6 +40,7 @@ class Fanout:
             "queue.list": self._listing,
             **{name: self._any(name) for name in ("auth.list", "auth.unlock")},
             "queue.show": lambda arguments: self._known("queue.show", arguments),
+            **{name: partial(self._one, name) for name in ("quota.list", "quota.reset")},
             **{name: self._changing(name) for name in ("queue.retry", "queue.hold", "queue.release", "queue.delete")},
         }
 
@@ -67,6 +69,13 @@ class Fanout:
             raise CommandError("no worker serves at the moment")
 
         return ask_one
+
+    def _one(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        """What every worker would answer alike, as the first of them does."""
+        for name, path in self._paths().items():
+            yield from _ask(name, path, command, arguments)
+            return
+        raise CommandError("no worker serves at the moment")
 
     def _listing(self, arguments: Arguments) -> Rows:
         return self._limited(arguments, arguments.get("limit"))

@@ -196,7 +196,7 @@ def listed(row: Row) -> dict[str, object]:
         "recipients": pending,
         "size": message.content.size,
         "attempts": progress.attempts,
-        "reason": progress.held_reason if progress.held_at is not None else _said(last),
+        "reason": _reason(message, last),
     }
 
 
@@ -222,6 +222,9 @@ def shown(message: Message, story: list[Entry]) -> dict[str, object]:
         "body": envelope.body.value,
         "smtputf8": envelope.smtputf8,
         "envid": envelope.envid,
+        "requiretls": envelope.requiretls,
+        "tls_optional": envelope.tls_optional,
+        "release": envelope.release_at or None,
         "all_recipients": [
             {
                 "address": str(one.address),
@@ -259,6 +262,16 @@ def told(entry: Entry, message: Message) -> dict[str, object]:
 def _name(message: Message, position: int) -> str:
     recipients = message.envelope.recipients
     return str(recipients[position].address) if position < len(recipients) else f"#{position}"
+
+
+def _reason(message: Message, last: Outcome | None) -> str:
+    """Why a message still waits."""
+    progress = message.progress
+    if progress.held_at is not None:
+        return progress.held_reason
+    if last is None and message.envelope.release_at:
+        return "not before its time of release"
+    return _said(last)
 
 
 def _said(outcome: Outcome | None) -> str:

@@ -13,8 +13,8 @@ from email.utils import formataddr, formatdate, make_msgid
 
 from attrs import frozen
 
-from relaymta.cli.addresslist import AddressListError, mailboxes
 from relaymta.mail.address import Address, AddressError, parse_mailbox
+from relaymta.mail.addresslist import AddressListError, mailboxes
 from relaymta.mail.message import Field, fields
 
 RECIPIENT_FIELDS = (b"to", b"cc", b"bcc")

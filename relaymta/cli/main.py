@@ -21,6 +21,7 @@ MODULES = {
     "config": "relaymta.cli.check",
     "auth": "relaymta.cli.auth",
     "queue": "relaymta.cli.queue",
+    "quota": "relaymta.cli.quota",
     "stats": "relaymta.cli.status",
     "trace": "relaymta.cli.status",
     "version": "relaymta.cli.status",
@@ -71,6 +72,7 @@ def parser() -> ArgumentParser:
     commands.add_parser("config", parents=[common], help="every value in force, and where it comes from")
     _add_queue(commands.add_parser("queue", help="what waits: list, show, retry, hold, release, delete"), common)
     _add_auth(commands.add_parser("auth", help="failed log-ins: list, unlock"), common)
+    _add_quota(commands.add_parser("quota", help="what accounts have sent: list, reset"), common)
     commands.add_parser("stats", parents=[common], help="the daemon and its queue in numbers")
     trace = commands.add_parser("trace", parents=[common], help="what happened to one message or session")
     trace.add_argument("id", metavar="ID", help="a queue id or a session id")
@@ -116,6 +118,11 @@ def _add_auth(auth: ArgumentParser, common: ArgumentParser) -> None:
     actions.add_parser("list", parents=[common], help="who has failed, and who is refused")
     unlock = actions.add_parser("unlock", parents=[common], help="forget what counts against one")
     unlock.add_argument("what", metavar="WHAT", help="an address or an account")
+def _add_quota(quota: ArgumentParser, common: ArgumentParser) -> None:
+    actions = quota.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", parents=[common], help="messages and recipients of the last hour and day")
+    reset = actions.add_parser("reset", parents=[common], help="forget what an account has sent")
+    reset.add_argument("account", metavar="ACCOUNT", help="its name")
 
 
 def _add_send(send: ArgumentParser) -> None:

@@ -95,6 +95,10 @@ def _shown(row: dict[str, Any]) -> Iterator[str]:
     yield f"  from       {clean(row['sender'])}"
     came = [f"{key} {clean(value)}" for key, value in origin.items() if value]
     yield f"  came by    {', '.join(came) or 'ourselves'}"
+    if row["release"]:
+        yield f"  release    {moment(row['release'])}"
+    if row["requiretls"] or row["tls_optional"]:
+        yield f"  tls        {'required all the way' if row['requiretls'] else 'not required'} by the sender"
     if row["lane"]:
         yield f"  lane       {row['lane']}"
     if row["reason"]:

@@ -1,6 +1,7 @@
 """The comb of checks: at each stage every check is asked in order, until one refuses.
 
-A check is any object with a `name` and a method for each stage it cares about: connect, helo, mail, rcpt.
+A check is any object with a `name` and a method for each stage it cares about: connect, helo, mail, rcpt, data (all
+recipients are known, no content has come), content (the header section is known, the message is whole).
 A stage whose checks all answer at once stays a plain call; the first that has to wait makes it a coroutine.
 """
 
@@ -24,6 +25,9 @@ class Pipeline:
         self._helo = self._askers("helo")
         self._mail = self._askers("mail")
         self._rcpt = self._askers("rcpt")
+        self._data = self._askers("data")
+        self._content = self._askers("content")
+        self.judges_content = bool(self._content)
 
     def _askers(self, stage: str) -> tuple[_Ask, ...]:
         return tuple(getattr(check, stage) for check in self.checks if hasattr(check, stage))
@@ -43,6 +47,14 @@ class Pipeline:
     def rcpt(self, transaction: Transaction, address: Address) -> Judgement:
         """What is thought of one more recipient."""
         return _run(self._rcpt, transaction, address)
+
+    def data(self, transaction: Transaction) -> Judgement:
+        """What is thought of the whole envelope."""
+        return _run(self._data, transaction)
+
+    def content(self, transaction: Transaction, header: bytes) -> Judgement:
+        """What is thought of a message with this header section (its empty line included), as the client sent it."""
+        return _run(self._content, transaction, header)
 
 
 def _run(askers: tuple[_Ask, ...], *facts: Any) -> Judgement:

@@ -5,7 +5,7 @@ A check that has nothing against it returns None; the first Verdict of a stage e
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from attrs import define, field, frozen
 
@@ -32,7 +32,9 @@ Judgement = Opinion | Awaitable[Opinion]
 class Transaction:
     """What is known of the message so far: facts for the checks, filled as the dialogue goes on.
 
-    `account` is the name of who logged in, or ""; `rights` is the account itself.
+    `account` is the name of who logged in, or ""; `rights` is the account itself. A check that would have the message
+    wait for the operator writes the reason to `hold`; one that counted it says by `undo` how that is taken back when
+    the message is not taken after all.
     """
 
     client: str
@@ -45,3 +47,6 @@ class Transaction:
     sender: Address | None = None
     recipients: list[Recipient] = field(factory=list)
     size: int = 0
+    session: str = ""
+    hold: str = ""
+    undo: Callable[[], object] | None = None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from math import ceil
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -32,6 +33,7 @@ from relaymta.queue.settings import Settings
 from relaymta.queue.story import (
     Attempted,
     Entry,
+    Held,
     Progress,
     StoryError,
     Warned,
@@ -46,6 +48,7 @@ from relaymta.store.interfaces import Incoming as Shelving
 from relaymta.store.interfaces import OpenReport, Schedule, Spool, SpoolCorrupt, SpoolError, Ticket
 
 READ_AGAIN = 60  # seconds until a file that cannot be read just now is tried again; ours
+POLICY = "policy"  # who put a message on hold that came in so
 _ONE = Progress((0,))  # where a new message of one recipient stands; shared, for it is never changed
 
 
@@ -172,8 +175,12 @@ class Manager:
             return f"{free} octets free, {self.settings.min_free} must stay free"
         return ""
 
-    def accept(self, queue_id: str, envelope: Envelope, octets: bytes) -> Deferred[None]:
-        """Take a small message; fires when it is durable and ours, fails with SpoolError when it is not taken."""
+    def accept(self, queue_id: str, envelope: Envelope, octets: bytes, hold: str = "") -> Deferred[None]:
+        """Take a small message; fires when it is durable and ours, fails with SpoolError when it is not taken.
+
+        With `hold`, the reason of it, it waits for the operator; else it waits until its time of release, if it has
+        one. Either is as durable as the message itself, the reason a moment later.
+        """
         key = fairness_key(envelope)
         message = Message(
             queue_id,
@@ -183,35 +190,47 @@ class Manager:
             key,
             len(octets) + OVERHEAD,
         )
-        schedule = Schedule(int(envelope.accepted_at), "", key)
+        schedule = Schedule(_due(envelope), "", key, hold != "")
         try:
             durable = self.spool.append(queue_id, encode_envelope(envelope), octets, schedule)
         except ValueError as error:  # an id in use: only a clock that was set back can make one twice
             return fail(SpoolError(str(error)))
-        durable.addCallback(self._accepted, message)
+        durable.addCallback(self._accepted, message, hold)
         return durable
 
-    def receive(self, queue_id: str, envelope: Envelope) -> Incoming:
-        """Take a large message in pieces."""
+    def receive(self, queue_id: str, envelope: Envelope, hold: str = "") -> Incoming:
+        """Take a large message in pieces; `hold` as in accept()."""
         key = fairness_key(envelope)
-        schedule = Schedule(int(envelope.accepted_at), "", key)
+        schedule = Schedule(_due(envelope), "", key, hold != "")
 
         def accepted(content: Content) -> Content:
             pending = tuple(range(len(envelope.recipients)))
-            self._accepted(None, Message(queue_id, envelope, content, Progress(pending), key, OVERHEAD))
+            self._accepted(None, Message(queue_id, envelope, content, Progress(pending), key, OVERHEAD), hold)
             return content
 
         return Incoming(self.spool.receive(queue_id, encode_envelope(envelope), schedule), accepted)
 
-    def _accepted(self, _: object, message: Message) -> None:
+    def _accepted(self, _: object, message: Message, hold: str) -> None:
         self.live[message.queue_id] = message
         self.memory += message.weight
         self.ledger.accepted += 1
         self.ledger.recipients += len(message.envelope.recipients)
+        if hold or message.envelope.release_at > self.seconds():
+            self._put_by(message, hold)
+            return
         # The 250s of this batch go out first, and one timer serves them all.
         if not self._fresh:
             self._clock.callLater(0, self._flush)
         self._fresh.append(message)
+
+    def _put_by(self, message: Message, hold: str) -> None:
+        """A new message is not to be attempted yet."""
+        if hold:
+            entry = Held(self.seconds(), POLICY, hold)
+            message.progress = message.progress.after(entry)
+            self.note(message.queue_id, entry)
+        message.due = _due(message.envelope)
+        self._park(message, message.due, "")
 
     def _flush(self) -> None:
         fresh, self._fresh = self._fresh, []
@@ -227,13 +246,13 @@ class Manager:
 
     def expires(self, message: Message) -> float:
         """POSIX time at which this message is given up, by the settings in force."""
-        return expires_at(self.settings, message.envelope.accepted_at, message.progress.on_hold)
+        return expires_at(self.settings, _begin(message.envelope), message.progress.on_hold)
 
     def warns(self, message: Message) -> float:
         """POSIX time at which the delay of this message is told; infinity when it has been."""
         if message.progress.warned_at is not None:
             return float("inf")
-        return warns_at(self.settings, message.envelope.accepted_at, message.progress.on_hold)
+        return warns_at(self.settings, _begin(message.envelope), message.progress.on_hold)
 
     def claim(self, queue_id: str) -> Message | None:
         """Open a message that waits, so that it can be attempted; it is live until settle().
@@ -450,6 +469,16 @@ class Manager:
         unseen = len(self.live) - len(self.parking) - len(self._fresh) - owned
         forgotten = max(0, self.timeline.count(State.READY) - tickets)
         return abs(self.stats().difference) + abs(unseen) + forgotten
+
+
+def _begin(envelope: Envelope) -> float:
+    """POSIX time from which the lifetime of a message counts: what waits for its release does not grow old."""
+    return max(envelope.accepted_at, envelope.release_at)
+
+
+def _due(envelope: Envelope) -> int:
+    """When a new message may be attempted first, in whole seconds; never before its release (RFC 4865 §1)."""
+    return max(int(envelope.accepted_at), ceil(envelope.release_at))
 
 
 def _ignore(*_: object) -> None:

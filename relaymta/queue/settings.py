@@ -38,10 +38,10 @@ def _delays(_: object, attribute: Attribute[Any], value: tuple[Duration, ...]) -
 class Settings:
     """The [queue] table.
 
-    `retry`: delays between attempts, the last one repeats. `expire`: given up after so long (time on hold not
-    counted). `warn_after`: the sender is told of a delay after so long, 0 = never. `min_free`: below so much free
-    space mail is refused with 452. `memory`: octets of messages kept in memory by this process for their first
-    attempt; what comes beyond that waits on disk.
+    `retry`: delays between attempts, the last one repeats. `expire`: given up after so long (time on hold and before a
+    release not counted). `warn_after`: the sender is told of a delay after so long, 0 = never. `min_free`: below so
+    much free space mail is refused with 452. `memory`: octets of messages kept in memory by this process for their
+    first attempt; what comes beyond that waits on disk.
     """
 
     retry: tuple[Duration, ...] = field(

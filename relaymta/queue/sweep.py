@@ -7,6 +7,7 @@ that are young are passed over without being opened; what was opened in vain is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -41,6 +42,7 @@ class Sweep:
         self._busy = busy
         self._spared: dict[str, float] = {}
         self._warned_to = ""
+        self._later: dict[str, float] = {}
         self._found: Iterator[str | None] | None = None
         self._timer: IDelayedCall | None = None
 
@@ -105,8 +107,13 @@ class Sweep:
                     yield None
 
     def _late(self, now: float) -> Iterator[str | None]:
-        """Each message is opened once, in the sweep after its delay has become one to tell."""
+        """Each message is opened in the sweep after its delay would be one to tell, and when it is: what was released
+        later than it came has more time."""
         manager = self._manager
+        due = [queue_id for queue_id, at in self._later.items() if at <= now]
+        for queue_id in due:
+            del self._later[queue_id]
+            yield queue_id if self._is_late(queue_id, now) else None
         if not manager.settings.warn_after:
             return
         late = now - manager.settings.warn_after
@@ -114,9 +121,14 @@ class Sweep:
         for ids in manager.timeline.older(after, self._warned_to):
             yield None
             for queue_id in ids:
-                message = manager.peek(queue_id)
-                warn = message is not None and manager.warns(message) <= now
-                yield queue_id if warn else None
+                yield queue_id if self._is_late(queue_id, now) else None
+
+    def _is_late(self, queue_id: str, now: float) -> bool:
+        message = self._manager.peek(queue_id)
+        at = inf if message is None else self._manager.warns(message)
+        if now < at < inf:
+            self._later[queue_id] = at
+        return at <= now
 
 
 def _stamp(seconds: float) -> str:

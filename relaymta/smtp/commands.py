@@ -1,7 +1,7 @@
 """The commands that carry a transaction, parsed: values from the grammar to whoever decides.
 
-RFC 5321 §4.1.1.2 (MAIL) and §4.1.1.3 (RCPT), with the parameters of RFC 1870, 3461, 4954, 6152 and 6531; and those of
-Postfix by which one host speaks for another (smtp.xclient).
+RFC 5321 §4.1.1.2 (MAIL) and §4.1.1.3 (RCPT), with the parameters of RFC 1870, 3461, 4865, 4954, 6152, 6531 and 8689;
+and those of Postfix by which one host speaks for another (smtp.xclient).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ XFORWARD = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 class MailCommand:
     """MAIL. `sender` None is the null reverse-path; `size` in octets as declared, or None.
 
-    `envid` is decoded from xtext. `auth` is None when AUTH= was not given, and "" for AUTH=<>.
+    `envid` is decoded from xtext. `auth` is None when AUTH= was not given, and "" for AUTH=<>. `release_at`: POSIX time
+    of HOLDFOR or HOLDUNTIL, 0 for at once.
     """
 
     sender: Address | None
@@ -29,6 +30,8 @@ class MailCommand:
     ret: Ret | None = None
     envid: str = ""
     auth: str | None = None
+    requiretls: bool = False
+    release_at: float = 0.0
 
 
 @frozen(slots=True)

@@ -1,8 +1,9 @@
 """The grammar of commands: bytes of one line to values, or the reply that says what is wrong with it.
 
 RFC 5321 §4.1.1 and §4.1.2, with the parameters of RFC 1870 (SIZE), 3030 (BDAT), 3461 (RET, ENVID, NOTIFY, ORCPT),
-4954 (AUTH=), 6152 (BODY), 6531 (SMTPUTF8) and 6533 (ORCPT of type utf-8). Every expression is linear. Which command
-may come when is left to smtp.session, the address itself to mail.address.
+4865 (HOLDFOR, HOLDUNTIL), 4954 (AUTH=), 6152 (BODY), 6531 (SMTPUTF8), 6533 (ORCPT of type utf-8) and 8689
+(REQUIRETLS). Every expression is linear. Which command may come when is left to smtp.session, the address itself to
+mail.address, times of release to smtp.wishes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from relaymta.mail.reply import Reply
 from relaymta.mail.xtext import orcpt_decode, xtext_decode
 from relaymta.smtp import answers
 from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.wishes import NO_WISHES, WishError, Wishes
 
 ENVID_MAX = 100  # RFC 3461 §4.4, octets of xtext
 ORCPT_MAX = 500  # RFC 3461 §4.2, octets
@@ -58,11 +60,11 @@ def hello(argument: bytes) -> str:
     return argument.decode("ascii")
 
 
-def mail(argument: bytes, *, esmtp: bool = True) -> MailCommand:
+def mail(argument: bytes, *, esmtp: bool = True, wishes: Wishes = NO_WISHES) -> MailCommand:
     """What follows "MAIL ". Without `esmtp` (HELO) no parameter is known. Raises RefusalError."""
     plain = _PLAIN_MAIL.fullmatch(argument)
     if plain is None or not (esmtp or plain.end(1) == len(argument)):
-        return _mail(argument, esmtp)
+        return _mail(argument, esmtp, wishes)
     path, _, size, _, eightbit = plain.groups()
     return MailCommand(
         _sender(path, False),
@@ -87,11 +89,10 @@ def chunk(argument: bytes) -> tuple[int, bool]:
     return int(found[1]), found[2] is not None
 
 
-def _mail(argument: bytes, esmtp: bool) -> MailCommand:
-    path, given = _path_and_parameters(_MAIL, argument, "MAIL FROM:<address>", _MAIL_KEYWORDS, esmtp)
-    smtputf8 = b"SMTPUTF8" in given
-    if smtputf8 and given[b"SMTPUTF8"] is not None:  # RFC 6531 §3.1: the parameter has no value
-        raise _malformed(b"SMTPUTF8")
+def _mail(argument: bytes, esmtp: bool, wishes: Wishes) -> MailCommand:
+    known = _MAIL_KEYWORDS | wishes.keywords
+    path, given = _path_and_parameters(_MAIL, argument, "MAIL FROM:<address>", known, esmtp)
+    smtputf8 = _flag(given, b"SMTPUTF8")  # RFC 6531 §3.1
     return MailCommand(
         sender=_sender(path, smtputf8),
         size=_size(given),
@@ -100,6 +101,8 @@ def _mail(argument: bytes, esmtp: bool) -> MailCommand:
         ret=_ret(given),
         envid=_envid(given),
         auth=_auth(given),
+        requiretls=_flag(given, b"REQUIRETLS"),  # RFC 8689 §2
+        release_at=_release_at(given, wishes),
     )
 
 
@@ -116,7 +119,7 @@ def _path_and_parameters(
         raise RefusalError(Reply(501, "5.5.2", f"write: {usage}"))
     path = _PATH.match(found[1])
     if path is None:
-        status = "5.1.7" if known is _MAIL_KEYWORDS else "5.1.3"
+        status = "5.1.3" if known is _RCPT_KEYWORDS else "5.1.7"
         raise RefusalError(Reply(501, status, f"the address must stand in angle brackets: {usage}"))
     return path[1], _parameters(found[1][path.end() :], known if esmtp else frozenset())
 
@@ -147,6 +150,13 @@ def _value(given: dict[bytes, bytes | None], name: bytes) -> bytes | None:
     if value is None and name in given:
         raise _malformed(name)
     return value
+
+
+def _flag(given: dict[bytes, bytes | None], name: bytes) -> bool:
+    """Whether a parameter that has no value was given."""
+    if given.get(name) is not None:
+        raise _malformed(name)
+    return name in given
 
 
 # Addresses
@@ -235,6 +245,13 @@ def _auth(given: dict[bytes, bytes | None]) -> str | None:
         return xtext_decode(value)
     except ValueError:
         raise _malformed(b"AUTH") from None
+
+
+def _release_at(given: dict[bytes, bytes | None], wishes: Wishes) -> float:
+    try:
+        return wishes.release_at(_value(given, b"HOLDFOR"), _value(given, b"HOLDUNTIL"))
+    except WishError as error:
+        raise RefusalError(error.reply) from None
 
 
 # Parameters of RCPT

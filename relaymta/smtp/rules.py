@@ -1,13 +1,14 @@
 """What a listener offers and bears, made once of its settings for all its sessions.
 
 RFC 5321 §4.1.1.1 and §4.2 (greeting and EHLO), RFC 1870 (SIZE), 1854 and 2920 (PIPELINING), 2034
-(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 6152 (8BITMIME), 6531 (SMTPUTF8),
-9422 (LIMITS), 2033 (LMTP).
+(ENHANCEDSTATUSCODES), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 4865 (FUTURERELEASE), 4954 (AUTH), 6152
+(8BITMIME), 6531 (SMTPUTF8), 8689 (REQUIRETLS), 9422 (LIMITS), 2033 (LMTP).
 """
 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterable
 
 from attrs import evolve, frozen
@@ -15,6 +16,7 @@ from attrs import evolve, frozen
 from relaymta.mail.reply import Reply
 from relaymta.smtp.commands import XCLIENT, XFORWARD
 from relaymta.smtp.settings import AuthMode, BareNewlines, ListenerSettings, Profile, TlsMode
+from relaymta.smtp.wishes import NO_WISHES, Wishes
 
 NONCE_OCTETS = 24  # of chance in our part of a nonce; ours
 
@@ -51,13 +53,17 @@ class Rules:
     auth_required: bool = False
     auth_in_clear: bool = False
     nonce: Callable[[], str] = make_nonce
+    wishes_clear: Wishes = NO_WISHES
+    wishes_tls: Wishes = NO_WISHES
 
     def hello(self, *, esmtp: bool, tls: bool, mechanisms: Iterable[str] = ()) -> bytes:
         """The positive reply to EHLO (`esmtp`) or HELO; `mechanisms` are those that can work now."""
         if not esmtp:
             return self.helo
-        piece = self.ehlo_tls if tls else self.ehlo_clear
-        return _with_auth(piece, mechanisms) if mechanisms else piece
+        piece, wishes = (self.ehlo_tls, self.wishes_tls) if tls else (self.ehlo_clear, self.wishes_clear)
+        if mechanisms:
+            piece = _with_auth(piece, mechanisms)
+        return wishes.announced(piece)
 
     def speaking(self, *, xclient: bool, xforward: bool) -> Rules:
         """These rules for a client who may speak for others, which is offered to no other."""
@@ -72,10 +78,20 @@ class Rules:
         )
 
 
-def rules_of(settings: ListenerSettings, hostname: str, mechanisms: Collection[str] = ()) -> Rules:
-    """The rules of a listener on the host of that name; `mechanisms` are those that the accounts can be asked about."""
+def rules_of(
+    settings: ListenerSettings,
+    hostname: str,
+    mechanisms: Collection[str] = (),
+    *,
+    seconds: Callable[[], float] = time.time,
+) -> Rules:
+    """The rules of a listener on the host of that name.
+
+    `mechanisms` are those that the accounts can be asked about; `seconds` gives POSIX time.
+    """
     limits = settings.limits
     lmtp = settings.profile is Profile.LMTP
+    release = int(settings.future_release) if settings.profile is Profile.SUBMISSION else 0  # RFC 4865 §1
     starttls = settings.tls in (TlsMode.STARTTLS, TlsMode.REQUIRED)
     return Rules(
         max_message_size=settings.max_message_size,
@@ -95,6 +111,8 @@ def rules_of(settings: ListenerSettings, hostname: str, mechanisms: Collection[s
         mechanisms=frozenset(() if settings.auth is AuthMode.NONE else mechanisms),
         auth_required=settings.auth is AuthMode.REQUIRED,
         auth_in_clear=settings.auth_in_clear,
+        wishes_clear=Wishes(False, release, seconds),
+        wishes_tls=Wishes(True, release, seconds),  # RFC 8689 §2: REQUIRETLS is offered over TLS alone
     )
 
 

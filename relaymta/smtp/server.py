@@ -503,7 +503,7 @@ class RelayFactory(smtp.SMTPFactory):
         mechanisms = _NONE if self.directory is None else self.directory.mechanisms
         if mechanisms is not self._mechanisms:
             self._mechanisms = mechanisms
-            self.rules = rules_of(self.settings, self.hostname, mechanisms)
+            self.rules = rules_of(self.settings, self.hostname, mechanisms, seconds=self.clock.seconds)
 
     def buildProtocol(self, addr: object) -> RelayESMTP | Vestibule:  # type: ignore[override]
         """The protocol of a new connection; that of a named proxy has to say first whose it is."""

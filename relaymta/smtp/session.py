@@ -416,7 +416,8 @@ class Session(Intake):
         self._transactions += 1
         if 0 < rules.max_transactions < self._transactions:  # RFC 9422 §4.1
             raise RefusalError(answers.TOO_MANY_MESSAGES)
-        command = grammar.mail(argument, esmtp=self.esmtp)
+        wishes = rules.wishes_tls if self.tls else rules.wishes_clear
+        command = grammar.mail(argument, esmtp=self.esmtp, wishes=wishes)
         if command.size is not None and 0 < rules.max_message_size < command.size:  # RFC 1870 §6.1
             raise RefusalError(answers.SIZE_EXCEEDED)
         if command.auth and not self.account:  # RFC 4954 §5: as if AUTH=<> had been given

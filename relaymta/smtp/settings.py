@@ -1,7 +1,7 @@
 """The [[listener]] table: where clients connect and what is asked of them.
 
-RFC 5321 §4.5.3 (sizes and timeouts), RFC 1870 (SIZE), RFC 9422 (LIMITS). Binding the address is left to service,
-certificates to net.
+RFC 5321 §4.5.3 (sizes and timeouts), RFC 1870 (SIZE), RFC 4865 (FUTURERELEASE), RFC 9422 (LIMITS). Binding the
+address is left to service, certificates to net.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.kinds import Network
+from relaymta.smtp.wishes import HOLD_MAX
 
+DAY = 86_400.0
 SMTP_PORT = 25
 RECIPIENTS_LEAST = 100  # RFC 5321 §4.5.3.1.8: a server must take so many
 
 
 class Profile(Enum):
-    """Who a listener is for."""
+    """Who a listener is for: other servers, our own people and programs (RFC 6409), a mail server before us."""
 
     MX = "mx"
     SUBMISSION = "submission"
@@ -86,6 +88,15 @@ class Timeouts:
     min_rate: Size = Size(500)
 
 
+def _default_tls(listener: ListenerSettings) -> TlsMode:
+    """A password must not go in clear where nobody has said that it may."""
+    return TlsMode.STARTTLS if listener.profile is Profile.SUBMISSION else TlsMode.NONE
+
+
+def _default_auth(listener: ListenerSettings) -> AuthMode:
+    return AuthMode.REQUIRED if listener.profile is Profile.SUBMISSION else AuthMode.NONE  # RFC 6409 §4.3
+
+
 @frozen(slots=True)
 class ListenerSettings:
     """One [[listener]]. `max_message_size` in octets and `max_recipients` of a message; 0 is no limit for the size.
@@ -96,6 +107,8 @@ class ListenerSettings:
     `tls_client_certificates`: clients are asked for one. `tls_client_ca`: the file of those who may have signed it,
     with which clients are asked too; "" for nobody.
     `auth_in_clear`: a client may log in also where anybody on the way can read along.
+    `future_release`: how long ahead a submitted message may be released (RFC 4865), 0 for not offered; listeners of
+    other profiles never offer it. Defaults of `tls` and `auth` depend on the profile.
     """
 
     name: str = "mx"
@@ -103,14 +116,15 @@ class ListenerSettings:
     endpoint: str = ""
     group: str = ""
     profile: Profile = Profile.MX
-    tls: TlsMode = TlsMode.NONE
+    tls: TlsMode = field(default=Factory(_default_tls, takes_self=True))
     tls_client_certificates: bool = False
     tls_client_ca: str = ""
-    auth: AuthMode = AuthMode.NONE
+    auth: AuthMode = field(default=Factory(_default_auth, takes_self=True))
     auth_in_clear: bool = False
     max_message_size: Size = Size(25_000_000)
     max_recipients: int = 1000
     bare_newlines: BareNewlines = BareNewlines.REJECT
+    future_release: Duration = Duration(7 * DAY)
     proxy: tuple[Network, ...] = ()
     xclient: tuple[Network, ...] = ()
     xforward: tuple[Network, ...] = ()
@@ -137,3 +151,5 @@ class ListenerSettings:
             for key in ("tls_client_certificates", "tls_client_ca"):
                 if getattr(self, key):
                     yield key, 'without TLS no client shows a certificate; write tls = "starttls" or another'
+        if not 0 <= self.future_release <= HOLD_MAX:
+            yield "future_release", f'is between "0s" and "{HOLD_MAX}s" (RFC 4865 §3)'

@@ -41,6 +41,7 @@ def worker(name: str, ids: list[str]) -> dict[str, Command]:
         "queue.show": show,
         "queue.hold": hold,
         "auth.list": lambda arguments: [{"at": name}],
+        "quota.list": lambda arguments: [{"account": "app", "at": name}],
     }
 
 
@@ -116,6 +117,12 @@ class FanoutTests(TestCase):
             with self.assertRaisesRegex(CommandError, "worker 7: being started again"):
                 await deferToThread(lambda answer=answer, seen=seen: seen.extend(row for row in answer if row))
             assert seen
+    async def test_what_the_host_has_counted_is_asked_of_one(self) -> None:
+        """`quota` is the same in every worker; with none there is nobody to ask."""
+        assert await self.rows("quota.list") == [{"account": "app", "at": "0"}]
+        self.paths.clear()
+        with self.assertRaisesRegex(CommandError, "no worker serves"):
+            await self.rows("quota.list")
 
     async def test_one_worker_is_asked_in_a_thread(self) -> None:
         """ask() gives all rows of one worker."""

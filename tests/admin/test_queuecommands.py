@@ -10,8 +10,10 @@ import pytest
 from relaymta.admin.control import CommandError
 from relaymta.admin.queuecommands import BREATH, QueueCommands, read_filter
 from relaymta.events import MessageHeld, MessageReleased, MessageRemoved
+from relaymta.mail.address import Address
+from relaymta.mail.envelope import Envelope, Recipient
 from relaymta.queue.desk import Filter
-from tests.queue.rig import Rig, deferred
+from tests.queue.rig import NOW, Rig, deferred
 
 
 class House(Rig):
@@ -176,6 +178,22 @@ def test_show_tells_everything(house: House) -> None:
     assert entry["event"] == "attempted" and {one["recipient"] for one in entry["outcomes"]} == {
         "bob@example.net", "bob@example.com",
     }  # fmt: skip
+
+
+def test_what_waits_for_its_release_says_so(house: House) -> None:
+    """When it is to leave, why it waits, and what its sender wished about TLS (RFC 4865, RFC 8689)."""
+    envelope = Envelope(
+        Address("a", "x.example"), (Recipient(Address("b", "y.example")),), NOW, requiretls=True, release_at=NOW + 600
+    )
+    house.manager.accept(house.manager.new_id(), envelope, b"Subject: later\r\n\r\n")
+    house.settle_down()
+    [row] = house.ask("list")
+    assert (row["state"], row["due"], row["reason"]) == ("waiting", NOW + 600, "not before its time of release")
+    [row] = house.ask("show", ids=[row["id"]])
+    assert (row["release"], row["requiretls"], row["tls_optional"]) == (NOW + 600, True, False)
+    house.ask("retry", all=True)
+    [row] = house.ask("list")
+    assert row["attempts"] == 1 and "later" in row["reason"]
 
 
 def test_show_of_a_message_that_is_not_on_disk_yet(house: House) -> None:

@@ -500,3 +500,13 @@ def test_a_thousand_recipients_fit_one_notice() -> None:
     text, groups, _ = parts(notice)
     assert len(groups) == 1001
     assert "the recipients below" in text
+
+
+@pytest.mark.parametrize("kind", [Kind.FAILED, Kind.DELAYED])
+@pytest.mark.parametrize("requiretls", [False, True])
+def test_what_tells_of_a_message_is_as_well_protected(kind: Kind, requiretls: bool) -> None:
+    """RFC 8689 §5: REQUIRETLS for the notice too, and the header alone, whatever RET said."""
+    envelope = evolve(ENVELOPE, ret=Ret.FULL, requiretls=requiretls)
+    notice = noticed(kind, envelope)
+    assert notice.envelope.requiretls == requiretls
+    assert (b"The text." in notice.octets) == (kind is Kind.FAILED and not requiretls)

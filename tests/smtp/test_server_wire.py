@@ -142,6 +142,22 @@ class OnTheWire(TestCase):
         self.assertEqual(codes(message + bye), ["250 2.1.0", "250 2.1.5", "354", "250 2.0.0", "221 2.0.0"])
         self.assertRegex(facts[0], r"^TLSv1\.[23] \S+ \d+$")
 
+    async def test_requiretls_is_for_sessions_with_tls(self) -> None:
+        """RFC 8689 §2: neither offered nor taken in clear, both once TLS is on."""
+
+        def script(client: Client) -> list[bytes]:
+            client.reply()
+            asked = b"MAIL FROM:<a@b.test> REQUIRETLS\r\n"
+            said = [client.say(b"EHLO x\r\n"), client.say(asked), client.say(b"STARTTLS\r\n")]
+            client.start_tls()
+            return [*said, client.say(b"EHLO x\r\n"), client.say(asked)]
+
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        clear, refused, _, tls, taken = await self.visit(guests, script)
+        self.assertNotIn(b"REQUIRETLS", clear)
+        self.assertIn(b"\r\n250-REQUIRETLS\r\n", tls)
+        self.assertEqual(codes(refused + taken), ["555 5.5.4", "250 2.1.0"])
+
     async def test_implicit_tls_greets_after_the_handshake(self) -> None:
         """On a port for implicit TLS nothing is said in clear (RFC 8314 §3.3)."""
 

@@ -72,6 +72,7 @@ def _parts(text: str) -> Iterator[tuple[list[tuple[str, str]], str]]:
             angle = False
         elif kind == "special" and not angle:
             if token == ":" and not group:
+                _check_phrase(part)
                 group, part = True, []  # what stood there was the group's name
                 continue
             if token == "," or (token == ";" and group):
@@ -85,13 +86,21 @@ def _parts(text: str) -> Iterator[tuple[list[tuple[str, str]], str]]:
     yield _stripped(part)
 
 
+def _check_phrase(part: list[tuple[str, str]]) -> None:
+    """RFC 5322 §3.4: a group's name is words, so that no address can hide in it."""
+    if any(kind not in ("blank", "quoted", "atom") for kind, _ in part) or all(kind == "blank" for kind, _ in part):
+        shown = "".join(token for _, token in part).strip()
+        raise AddressListError(f'"{shown}:" is not an address, nor the name of a group')
+
+
 def _stripped(part: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:
     shown = "".join(token for _, token in part).strip()
-    while part and part[0][0] == "blank":
-        part = part[1:]
-    while part and part[-1][0] == "blank":
-        part = part[:-1]
-    return part, shown
+    begin, end = 0, len(part)
+    while begin < end and part[begin][0] == "blank":
+        begin += 1
+    while begin < end and part[end - 1][0] == "blank":
+        end -= 1
+    return part[begin:end], shown
 
 
 def _mailbox(part: list[tuple[str, str]], shown: str) -> str:

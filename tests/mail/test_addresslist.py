@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymta.cli.addresslist import AddressListError, mailboxes
+from relaymta.mail.addresslist import AddressListError, mailboxes
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,10 @@ def test_every_form_of_the_standard_is_read(text: str, found: list[str]) -> None
         "b@y.example <a@x.example>",
         "a@x.example; b@y.example",
         "friends: a@x.example",
+        "b@y.example: a@x.example;",
+        "<b@y.example>: a@x.example;",
+        ": a@x.example;",
+        "(comment): a@x.example;",
         "f: g: a@x.example;;",
         '"a@x.example',
         "(a@x.example",

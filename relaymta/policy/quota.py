@@ -1,0 +1,197 @@
+"""How much an account may send: messages and recipients in the last hour and day, counted for the host as a whole.
+
+Ours; no standard speaks of it. What is over is held for the operator, or refused for now, as the account or the
+configuration says. It is asked when the envelope is known and before content comes, and what is not taken after all is
+given back. What is held is not counted: it has not left. When nobody can be asked, an account with a quota has to come
+again later. The rows are in store.state's database, so that workers and restarts share them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from relaymta import events
+from relaymta.directory.account import Account, Over, Quota
+from relaymta.mail.reply import Reply
+from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
+from relaymta.store.state import State
+
+HOUR, DAY = 3600, 86_400
+SPANS = {HOUR: 60, DAY: 900}  # seconds that are counted together in each; ours, so that a sum reads a hundred rows
+UNCOUNTABLE = Reply(451, "4.3.0", "the quota of this account cannot be looked up, try again later")
+UNLIMITED = Quota()
+HELD = "quota"  # the reason of a hold
+
+_WORDS = {HOUR: "hour", DAY: "day"}
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS sent (
+    account TEXT NOT NULL,
+    span INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    messages INTEGER NOT NULL,
+    recipients INTEGER NOT NULL,
+    PRIMARY KEY (account, span, slot)
+) WITHOUT ROWID
+"""
+
+
+@frozen(slots=True)
+class Excess:
+    """One limit that a message would exceed: what it is called, how much it would be, and how much may be."""
+
+    limit: str
+    would_be: int
+    allowed: int
+
+
+class Quotas:
+    """The check, and the operator's view of it. `seconds` gives POSIX time.
+
+    `default` is for accounts that have no quota of their own, `over` for those that do not say what is to become of
+    what is over.
+    """
+
+    name = "quota"
+
+    def __init__(
+        self,
+        state: State,
+        seconds: Callable[[], float],
+        tell: Callable[[events.Event], None],
+        *,
+        default: Quota = UNLIMITED,
+        over: Over = Over.HOLD,
+    ) -> None:
+        self._state = state
+        self._seconds = seconds
+        self._tell = tell
+        self.default = default
+        self.over = over
+
+    def data(self, transaction: Transaction) -> Judgement:
+        """Count a message to these recipients, or say what is to become of it."""
+        account = transaction.rights
+        if account is None:
+            return None
+        quota = self.default if account.quota is None else account.quota
+        if quota == UNLIMITED:
+            return None
+        at, recipients = self._seconds(), len(transaction.recipients)
+        counted = self._state.run(lambda rows: count(rows, account.name, quota, recipients, at))
+        return counted.addCallbacks(
+            self._counted,
+            self._not_counted,
+            callbackArgs=(transaction, account, recipients, at),
+            errbackArgs=(account,),
+        )
+
+    def _counted(
+        self, excess: Excess | None, transaction: Transaction, account: Account, recipients: int, at: float
+    ) -> Opinion:
+        if excess is None:
+            transaction.undo = lambda: self._give_back(account.name, recipients, at)
+            return None
+        over = account.over or self.over
+        self._tell(
+            events.QuotaExceeded(
+                transaction.session, transaction.client, account.name, excess.limit, excess.would_be, excess.allowed,
+                over.value,
+            )
+        )  # fmt: skip
+        if over is Over.HOLD:
+            transaction.hold = HELD
+            return None
+        text = f"over quota: at most {excess.allowed} {excess.limit.replace('_', ' ')}"
+        if excess.limit.startswith("recipients") and recipients > excess.allowed:  # it would never be less
+            reply = Reply(550, "5.7.1", text)
+        else:
+            reply = Reply(451, "4.7.1", f"{text}, try again later")
+        return Verdict(reply, self.name, f"{account.name}: {excess.limit} {excess.would_be}")
+
+    def _not_counted(self, failure: Failure, account: Account) -> Opinion:
+        failure.trap(sqlite3.Error, OSError)
+        return Verdict(UNCOUNTABLE, self.name, f"{account.name}: {failure.getErrorMessage()}")
+
+    def _give_back(self, account: str, recipients: int, at: float) -> None:
+        # Failing that, the account has a message less until the time is over.
+        self._state.run(lambda rows: give_back(rows, account, recipients, at)).addErrback(lambda _: None)
+
+    # The operator
+
+    def listing(self) -> Deferred[list[dict[str, object]]]:
+        """A row for each account that has sent in the last day."""
+        now = self._seconds()
+        return self._state.run(lambda rows: _listing(rows, now))
+
+    def reset(self, account: str) -> Deferred[bool]:
+        """Forget what an account has sent; whether there was anything."""
+
+        def forget(rows: sqlite3.Connection) -> bool:
+            return rows.execute("DELETE FROM sent WHERE account = ?", (account,)).rowcount > 0
+
+        return self._state.run(forget)
+
+
+def count(rows: sqlite3.Connection, account: str, quota: Quota, recipients: int, now: float) -> Excess | None:
+    """Count one message to so many recipients, unless that would be too much: then nothing is counted.
+
+    The time is rolling, in whole slots: what was sent counts for its hour or day and for at most a slot more.
+    """
+    for span, slot in SPANS.items():
+        oldest = int(now - span) // slot
+        rows.execute("DELETE FROM sent WHERE account = ? AND span = ? AND slot < ?", (account, span, oldest))
+        messages, receivers = rows.execute(
+            "SELECT TOTAL(messages), TOTAL(recipients) FROM sent WHERE account = ? AND span = ?", (account, span)
+        ).fetchone()
+        for limit, would_be in (("messages", int(messages) + 1), ("recipients", int(receivers) + recipients)):
+            name = f"{limit}_per_{_WORDS[span]}"
+            allowed = getattr(quota, name)
+            if 0 < allowed < would_be:
+                return Excess(name, would_be, allowed)
+    _add(rows, account, 1, recipients, now)
+    return None
+
+
+def give_back(rows: sqlite3.Connection, account: str, recipients: int, at: float) -> None:
+    """Take back what was counted at that time."""
+    _add(rows, account, -1, -recipients, at)
+
+
+def _add(rows: sqlite3.Connection, account: str, messages: int, recipients: int, at: float) -> None:
+    for span, slot in SPANS.items():
+        key = (account, span, int(at) // slot)
+        if messages > 0:
+            rows.execute(
+                "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " messages = messages + excluded.messages, recipients = recipients + excluded.recipients",
+                (*key, messages, recipients),
+            )
+        else:  # what the operator has reset meanwhile is not given back twice
+            rows.execute(
+                "UPDATE sent SET messages = MAX(messages + ?, 0), recipients = MAX(recipients + ?, 0)"
+                " WHERE account = ? AND span = ? AND slot = ?",
+                (messages, recipients, *key),
+            )
+
+
+def _listing(rows: sqlite3.Connection, now: float) -> list[dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for span, slot in SPANS.items():
+        oldest = int(now - span) // slot
+        rows.execute("DELETE FROM sent WHERE span = ? AND slot < ?", (span, oldest))  # of accounts that came no more
+        word = _WORDS[span]
+        for account, messages, recipients in rows.execute(
+            "SELECT account, SUM(messages), SUM(recipients) FROM sent WHERE span = ? GROUP BY account", (span,)
+        ):
+            row = found.setdefault(account, {"account": account, **_NOTHING})
+            row[f"messages_{word}"], row[f"recipients_{word}"] = messages, recipients
+    return [found[account] for account in sorted(found) if any(found[account][key] for key in _NOTHING)]
+
+
+_NOTHING = {"messages_hour": 0, "recipients_hour": 0, "messages_day": 0, "recipients_day": 0}
