@@ -25,8 +25,11 @@ from relaymta.admin.drop import DropWatcher
 from relaymta.admin.queuecommands import QueueCommands
 from relaymta.admin.quotacommands import QuotaCommands
 from relaymta.admin.recorder import Recorder
+from relaymta.admin.stscommands import StsCommands
+from relaymta.admin.tlsreports import TlsReports
 from relaymta.board import Board
 from relaymta.delivery.attempt import Deliveries
+from relaymta.delivery.sts import Sts
 from relaymta.directory.accounts import Accounts
 from relaymta.directory.maker import make_directory
 from relaymta.mail.envelope import Envelope
@@ -101,6 +104,7 @@ class Relay:
         self.spool = Fleet(shard, self._make_spool(shard), shard_of)
         self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
         self._resolver = Resolver(reactor, settings.dns)
+        self.sts = Sts(reactor, settings.state, random=self._random.random, tell=self._tell)
         self.deliveries = self._make_deliveries(settings)
         self.lanes: Lanes[Any] = Lanes(settings.lane_settings(self._workers), self.manager.timeline.sender, board)
         self.scheduler = Scheduler(
@@ -116,6 +120,9 @@ class Relay:
             reactor, settings.drop, self._take_drop, self._tell, reactor.seconds, settings.message_max
         )
         self._auth_commands = AuthCommands(lambda: self._guard)
+        self._tls_reports = TlsReports(
+            reactor, ears, settings.state, take=self.reception.take, random=self._random
+        )
         self._queue_commands = QueueCommands(self.manager, self.scheduler.desk)
         self._relay_commands = RelayCommands(
             version=VERSION,
@@ -138,6 +145,7 @@ class Relay:
         return self.manager.open().addCallback(self._opened)
 
     def _opened(self, report: OpenReport) -> None:
+        self._configure_tls(self.settings)
         self.scheduler.start(report)
         self._watch_drop()
 
@@ -220,6 +228,7 @@ class Relay:
                 factory.configure(listener, self._tls_of(listener), self.directory)
         before, resolver = self.deliveries, self._resolver
         self._resolver = Resolver(self._reactor, settings.dns)
+        self._configure_tls(settings)
         self.deliveries = self._make_deliveries(settings)
         self.scheduler.reload(_terms(settings, self._workers), self.deliveries)
         before.close(DRAIN_SECONDS).addCallback(lambda _: resolver.close())
@@ -255,6 +264,8 @@ class Relay:
         return self.scheduler.stop(DRAIN_SECONDS).addCallback(self._close)
 
     def _close(self, _: object) -> Deferred[None]:
+        self.sts.close()
+        self._tls_reports.close()
         self._resolver.close()
         if self.directory is not None:
             self.directory.close()
@@ -272,6 +283,8 @@ class Relay:
             self._queue_commands.table(),
             self._auth_commands.table(),
             QuotaCommands(self.quotas).table(),
+            StsCommands(lambda: self.sts.policies).table(),
+            self._tls_reports.table(),
             {"adopt": self._adopt, "release": self._release},
         )
         return {name: command for table in tables for name, command in table.items()}
@@ -322,6 +335,7 @@ class Relay:
             tell=self._tell,
             sources=settings.sources,
             tlsa=self._resolver if settings.dns.trust_ad else None,  # DANE is nothing without DNSSEC
+            sts=self.sts,
             exemptions=settings.tls_exceptions,
         )
 
@@ -356,6 +370,11 @@ class Relay:
             self._guard = BruteForce(self._auth_state, settings.auth, self._reactor.seconds)
         self._guard.settings = settings.auth
         return Logins(self.directory, self._guard, self._reactor, self._tell, relaying.trusts)
+
+    def _configure_tls(self, settings: Settings) -> None:
+        """What other domains say of TLS, and what we tell them."""
+        self.sts.configure(self._resolver, settings.mta_sts)
+        self._tls_reports.configure(self._resolver, settings.tls_report.reporter(settings.hostname))
 
     def _take_drop(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
         """Mail that sendmail(1) left: as good as mail from this host."""

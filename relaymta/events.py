@@ -368,6 +368,68 @@ class TlsChecked(Event):
 
 
 @frozen(slots=True)
+class StsPolicyFetched(Event):
+    """A domain's MTA-STS policy was fetched, for the first time or again; `version` is the id of its record."""
+
+    domain: str
+    mode: str
+    mx: str
+    max_age: int
+    version: str
+
+
+@frozen(slots=True)
+class StsPolicyFailed(Event):
+    """A domain's MTA-STS policy or its record could not be got; `mode` is that of the policy in force, "" for none.
+
+    `result` is "sts-policy-fetch-error", "sts-policy-invalid" or "sts-webpki-invalid" (RFC 8460 §4.3.2.2), or "dns".
+    """
+
+    domain: str
+    result: str
+    mode: str
+    reason: str
+
+
+@frozen(slots=True)
+class TlsReportSent(Event):
+    """A TLS report (RFC 8460) about a UTC day, "2026-11-23", was queued as mail or taken by a web server."""
+
+    domain: str
+    day: str
+    to: str
+    report: str
+
+
+@frozen(slots=True)
+class TlsReportFailed(Event):
+    """A TLS report could not be handed over; `again`: whether it will be tried again."""
+
+    domain: str
+    day: str
+    to: str
+    again: bool
+    reason: str
+
+
+@frozen(slots=True)
+class TlsReportDropped(Event):
+    """Results of TLS sessions were dropped without a report."""
+
+    domain: str
+    day: str
+    reason: str
+
+
+@frozen(slots=True)
+class StateFailed(Event):
+    """What workers share beside the mail cannot be read or written; mail goes on without it."""
+
+    file: str
+    reason: str
+
+
+@frozen(slots=True)
 class LaneSuspended(Event):
     """A destination is left alone for `seconds` after failures that were its own."""
 

@@ -34,10 +34,12 @@ from relaymta.net import certificates
 from relaymta.net.certificates import CertificateSettings, TlsSettings
 from relaymta.net.dns import DnsSettings
 from relaymta.net.dns_servers import parse_server
+from relaymta.net.mtasts import StsSettings
 from relaymta.policy.settings import AuthSettings, RelaySettings
 from relaymta.queue.settings import LaneLimits, LaneRule, LaneSettings
 from relaymta.queue.settings import Settings as QueueSettings
 from relaymta.reports.settings import Settings as NoticeSettings
+from relaymta.reports.settings import TlsReportSettings
 from relaymta.routing.route import TlsLevel
 from relaymta.routing.settings import HostSettings, RouteSettings
 from relaymta.smtp.settings import AuthMode, ListenerSettings, Profile, TlsMode
@@ -193,7 +195,9 @@ class Settings:
     queue: QueueSettings = field(factory=QueueSettings)
     delivery: DeliveryTable = field(factory=DeliveryTable)
     lanes: tuple[LaneTable, ...] = field(default=(), metadata={"key": "lane"})
+    mta_sts: StsSettings = field(factory=StsSettings)
     reports: ReportTable = field(factory=ReportTable)
+    tls_report: TlsReportSettings = field(factory=TlsReportSettings)
     log: LogTable = field(factory=LogTable)
     admin: AdminTable = field(factory=AdminTable)
 
@@ -206,6 +210,11 @@ class Settings:
     def drop(self) -> str:
         """Where sendmail(1) leaves messages."""
         return os.path.join(self.spool, "drop")
+
+    @property
+    def state(self) -> str:
+        """Where the databases are that all workers share."""
+        return os.path.join(self.spool, "state")
 
     @property
     def postmaster_address(self) -> Address:

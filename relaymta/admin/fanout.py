@@ -19,6 +19,7 @@ from relaymta.admin.control import VERSION, Arguments, Command, CommandError, Ro
 
 PATIENCE = 30.0  # seconds without an octet of a worker's answer before it counts as stuck; ours
 BREATH = 0.005  # seconds that one look at the workers' sockets may take; the parent has its crew to mind
+SHARED = ("auth.list", "auth.unlock", "quota.list", "quota.reset", "sts")  # of what all workers know alike
 _RANKS = {"not in the queue": 0, "nothing to change": 1, "": 2}
 
 Paths = Callable[[], Mapping[str, str]]  # the control sockets of the workers that serve, by a name for the operator
@@ -37,10 +38,10 @@ class Fanout:
         return {
             "stats": lambda arguments: self._added("stats", arguments),
             "trace": lambda arguments: self._sorted("trace", arguments),
+            "tlsrpt.show": lambda arguments: self._last("tlsrpt.show", arguments),
             "queue.list": self._listing,
-            **{name: self._any(name) for name in ("auth.list", "auth.unlock")},
             "queue.show": lambda arguments: self._known("queue.show", arguments),
-            **{name: partial(self._one, name) for name in ("quota.list", "quota.reset")},
+            **{name: partial(self._any, name) for name in SHARED},
             **{name: self._changing(name) for name in ("queue.retry", "queue.hold", "queue.release", "queue.delete")},
         }
 
@@ -59,23 +60,6 @@ class Fanout:
         if not paths:
             raise CommandError("no worker serves at the moment")
         return paths
-
-    def _any(self, command: str) -> Command:
-        """A command about what all workers share: one of them answers."""
-
-        def ask_one(arguments: Arguments) -> Rows:
-            for name, path in self._paths().items():
-                return _ask(name, path, command, arguments)
-            raise CommandError("no worker serves at the moment")
-
-        return ask_one
-
-    def _one(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
-        """What every worker would answer alike, as the first of them does."""
-        for name, path in self._paths().items():
-            yield from _ask(name, path, command, arguments)
-            return
-        raise CommandError("no worker serves at the moment")
 
     def _listing(self, arguments: Arguments) -> Rows:
         return self._limited(arguments, arguments.get("limit"))
@@ -134,6 +118,23 @@ class Fanout:
         if rows:
             missing = {"missing": absent} if absent else {}
             yield {**_sum(rows), "pid": [row["pid"] for row in rows], "workers": len(rows), **missing}
+
+    def _any(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        """What one worker says, where all would say the same."""
+        name, path = next(iter(self._present().items()))
+        return _ask(name, path, command, arguments)
+
+    def _last(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
+        """What the worker says that is asked last: each one writes what it knows to where all read it."""
+        rows: list[Item] = []
+        for name, path in self._present().items():
+            rows = []
+            for row in _ask(name, path, command, arguments):
+                if row is None:
+                    yield None
+                else:
+                    rows.append(row)
+        yield from rows
 
     def _gathered(self, command: str, arguments: Arguments) -> Generator[None, None, list[Item]]:
         """All rows of all workers, who work on it at the same time."""

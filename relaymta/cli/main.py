@@ -25,6 +25,8 @@ MODULES = {
     "stats": "relaymta.cli.status",
     "trace": "relaymta.cli.status",
     "version": "relaymta.cli.status",
+    "sts": "relaymta.cli.sts",
+    "tlsrpt": "relaymta.cli.tlsrpt",
     "reload": "relaymta.cli.steer",
     "stop": "relaymta.cli.steer",
     "send": "relaymta.cli.send",
@@ -76,6 +78,9 @@ def parser() -> ArgumentParser:
     commands.add_parser("stats", parents=[common], help="the daemon and its queue in numbers")
     trace = commands.add_parser("trace", parents=[common], help="what happened to one message or session")
     trace.add_argument("id", metavar="ID", help="a queue id or a session id")
+    sts = commands.add_parser("sts", parents=[common], help="the MTA-STS policy in force for a domain")
+    sts.add_argument("domain", metavar="DOMAIN", help="of recipients")
+    _add_tlsrpt(commands.add_parser("tlsrpt", help="results of TLS sessions as they are reported: show"), common)
     commands.add_parser("reload", parents=[common], help="let the daemon read its configuration anew")
     stop = commands.add_parser("stop", parents=[common], help="let the daemon finish what it does, and end")
     stop.add_argument("--wait", metavar="TIME", type=_span, default=60.0, help='how long to wait for it ("60s")')
@@ -118,11 +123,20 @@ def _add_auth(auth: ArgumentParser, common: ArgumentParser) -> None:
     actions.add_parser("list", parents=[common], help="who has failed, and who is refused")
     unlock = actions.add_parser("unlock", parents=[common], help="forget what counts against one")
     unlock.add_argument("what", metavar="WHAT", help="an address or an account")
+
+
 def _add_quota(quota: ArgumentParser, common: ArgumentParser) -> None:
     actions = quota.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", parents=[common], help="messages and recipients of the last hour and day")
     reset = actions.add_parser("reset", parents=[common], help="forget what an account has sent")
     reset.add_argument("account", metavar="ACCOUNT", help="its name")
+
+
+def _add_tlsrpt(tlsrpt: ArgumentParser, common: ArgumentParser) -> None:
+    actions = tlsrpt.add_subparsers(dest="action", metavar="ACTION", required=True)
+    show = actions.add_parser("show", parents=[common], help="the reports that would be sent")
+    show.add_argument("domain", nargs="?", metavar="DOMAIN", help="of one domain only")
+    show.add_argument("--day", metavar="DAY", help='of UTC, such as "2026-11-23"; today by default')
 
 
 def _add_send(send: ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from attrs import Attribute, field, frozen
 
 from relaymta.config import Size
 from relaymta.mail.address import AddressError, parse_mailbox
+from relaymta.reports.tlsrpt import Reporter
 
 
 def _mailbox(_: object, attribute: Attribute[str], value: str) -> None:
@@ -26,3 +27,32 @@ class Settings:
 
     postmaster: str = field(default="", validator=_mailbox)
     return_max: Size = Size(64 * 1024)
+
+
+def _ascii(_: object, __: Attribute[str], value: str) -> None:
+    if value:
+        try:
+            address = parse_mailbox(value)
+        except AddressError as error:
+            raise ValueError(f'"{value}" is not an address: {error}') from None
+        if address.internationalized or address.domain.startswith("["):
+            raise ValueError(f'"{value}" cannot send reports; an address in ASCII at a domain can')
+
+
+@frozen(slots=True)
+class TlsReportSettings:
+    """The [tls_report] table (RFC 8460). Without `sender`, "from" in the file, nothing is gathered nor sent.
+
+    `organization`: our hostname where it is ""; `contact`: the sender where it is "".
+    """
+
+    sender: str = field(default="", validator=_ascii, metadata={"key": "from"})
+    organization: str = ""
+    contact: str = field(default="", validator=_ascii)
+
+    def reporter(self, hostname: str) -> Reporter | None:
+        """Who reports; None where nobody does."""
+        if not self.sender:
+            return None
+        sender = parse_mailbox(self.sender)
+        return Reporter(self.organization or hostname, self.contact or str(sender), sender)

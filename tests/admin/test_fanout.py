@@ -16,8 +16,8 @@ from relaymta.admin.fanout import Fanout, ask
 LANE = {"lane": "smtp:example.org", "running": 1, "until": 0.0}
 
 
-def worker(name: str, ids: list[str]) -> dict[str, Command]:
-    """The commands of a worker that has the messages `ids`."""
+def worker(name: str, ids: list[str], shelf: list[str]) -> dict[str, Command]:
+    """The commands of a worker that has the messages `ids`; `shelf` is what all of them write to."""
 
     def show(arguments: Any) -> Any:
         if arguments["ids"][0] not in ids:
@@ -33,10 +33,16 @@ def worker(name: str, ids: list[str]) -> dict[str, Command]:
             for one in named
         ]
 
+    def tlsrpt(arguments: Any) -> Any:
+        shelf.extend(ids)
+        return [{"domain": one} for one in shelf]
+
     stats = {"version": "1", "pid": len(ids), "uptime": 5.0, "queue": {"queued": len(ids), "oldest_due": None}}
     return {
         "stats": lambda arguments: [{**stats, "lanes": {"count": 1, "fullest": [LANE]}}],
         "trace": lambda arguments: [{"time": f"2026-01-0{len(ids)}", "event": name}],
+        "tlsrpt.show": tlsrpt,
+        "sts": lambda arguments: [{"domain": arguments["domain"], "at": name}],
         "queue.list": lambda arguments: ({"id": one} for one in ids),
         "queue.show": show,
         "queue.hold": hold,
@@ -53,7 +59,9 @@ class FanoutTests(TestCase):
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
         self.paths = {"worker 0": f"{folder}/0", "worker 1": f"{folder}/1"}
-        for path, commands in zip(self.paths.values(), (worker("0", ["A", "B"]), worker("1", ["C"])), strict=True):
+        shelf: list[str] = []
+        workers = (worker("0", ["A", "B"], shelf), worker("1", ["C"], shelf))
+        for path, commands in zip(self.paths.values(), workers, strict=True):
             control = ControlSocket(reactor, path, commands, lambda event: None)
             control.open()
             self.addCleanup(control.close)
@@ -99,6 +107,15 @@ class FanoutTests(TestCase):
         self.paths.clear()
         with self.assertRaisesRegex(CommandError, "no worker serves"):
             await self.rows("auth.list")
+
+    async def test_of_what_all_share_the_last_one_tells(self) -> None:
+        """`tlsrpt show` makes every worker write what it knows; `sts` is asked of any."""
+        assert [row["domain"] for row in await self.rows("tlsrpt.show")] == ["A", "B", "C"]
+        assert await self.rows("sts", domain="a.example") == [{"domain": "a.example", "at": "0"}]
+        self.paths.clear()
+        for command in ("tlsrpt.show", "sts"):
+            with self.assertRaisesRegex(CommandError, "no worker"):
+                await self.rows(command)
 
     async def test_a_worker_that_is_not_there_is_named(self) -> None:
         """A listing is never silently without a worker's part."""

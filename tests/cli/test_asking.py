@@ -218,6 +218,38 @@ class AgainstADaemon(TestCase):
         out, err, code = await self.call("stop", "--wait", "0s")
         assert (out, code) == ("stopping\n", 0)
 
+    async def test_the_policy_of_a_domain(self) -> None:
+        """`sts` shows it with its lines; none is exit 1."""
+        row = {"domain": "a.example", "mode": "enforce", "mx": ["*.a.example"], "max_age": 86400, "version": "1"}
+        self.commands["sts"] = lambda arguments: [{**row, "text": ["version: STSv1", "x: \x1b[31m"]}]
+        out, err, code = await self.call("sts", "a.example")
+        assert (err, code) == ("", 0)
+        first, *lines = out.splitlines()
+        assert "a.example: enforce" in first and lines == ["    version: STSv1", "    x: \\x1b[31m"]
+        self.commands["sts"] = lambda arguments: [{"domain": arguments["domain"], "mode": None}]
+        out, _, code = await self.call("sts", "a.example")
+        assert (out, code) == ("no MTA-STS policy is in force for a.example\n", 1)
+        out, _, code = await self.call("sts", "a.example", "--json")
+        assert (json.loads(out)["mode"], code) == (None, 0)
+
+    async def test_tls_reports(self) -> None:
+        """`tlsrpt show` prints the JSON that would be sent; nothing is exit 1."""
+        asked: list[Any] = []
+
+        def show(arguments: Any) -> Any:
+            asked.append((arguments.get("domain"), arguments.get("day")))
+            return [{"domain": "a.example", "day": "2026-11-23", "report": {"report-id": "preview"}}]
+
+        self.commands["tlsrpt.show"] = show
+        out, err, code = await self.call("tlsrpt", "show", "a.example", "--day", "2026-11-23")
+        assert (json.loads(out), err, code) == ({"report-id": "preview"}, "", 0)
+        out, _, code = await self.call("tlsrpt", "show", "--json")
+        assert (json.loads(out)["domain"], code) == ("a.example", 0)
+        self.commands["tlsrpt.show"] = lambda arguments: []
+        out, _, code = await self.call("tlsrpt", "show")
+        assert (out, code) == ("nothing was counted\n", 1)
+        assert asked == [("a.example", "2026-11-23"), (None, None)]
+
     async def test_mailq(self) -> None:
         """The queue as people know it."""
         environment = {**os.environ, "RELAYMTA_CONFIG": self.config, "PYTHONPATH": os.pathsep.join(sys.path)}

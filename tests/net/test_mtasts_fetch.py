@@ -1,0 +1,233 @@
+"""Fetching policies from a real web server on loopback, with a CA of this run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
+from twisted.internet.defer import succeed
+from twisted.names import dns
+from twisted.trial.unittest import TestCase
+from twisted.web.server import NOT_DONE_YET
+
+from relaymta.net.dns import DnsSettings, Resolver
+from relaymta.net.dns_answer import Answer as DnsAnswer
+from relaymta.net.dns_answer import State
+from relaymta.net.https import Https, HttpsError, Trouble
+from relaymta.net.mtasts_fetch import FETCH_ERROR, INVALID, WEBPKI_INVALID, Fetcher, FetchError
+from relaymta.net.mtasts_policy import Mode, StsPolicy
+from tests.delivery.certificates import ServerSide, authority
+from tests.net.nameserver import Asked, NameServer, record, reply, soa
+from tests.net.webserver import Answer, WebServer, text
+
+POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: *.example.test\r\nmax_age: 86400\r\n"
+
+
+def faulty(*, days: int = 1, names: tuple[str, ...] = ("mta-sts.example.test",)) -> ServerSide:
+    """A certificate of our authority for mta-sts.example.test by its CN, that ends in so many days."""
+    ours = authority()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = "mta-sts.example.test"
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(ours.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=9))
+        .not_valid_after(now + timedelta(days=days))
+    )
+    if names:
+        alternative = x509.SubjectAlternativeName([x509.DNSName(one) for one in names])
+        builder = builder.add_extension(alternative, critical=False)
+    return ServerSide(key, builder.sign(ours.key, hashes.SHA256()))
+
+
+class FetchTests(TestCase):
+    """One fetch each."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.names = NameServer(self.resolve)
+        self.addCleanup(self.names.close)
+        self.resolver = Resolver(reactor, DnsSettings(servers=(self.names.address,)))
+        self.addCleanup(self.resolver.close)
+        self.https = Https(reactor, self.resolver.addresses, trust_root=authority().trusted)
+
+    def resolve(self, asked: Asked) -> list[bytes]:
+        """Every name that is not "nowhere" is this host."""
+        if "nowhere" in asked.name or asked.kind != dns.A:
+            return [reply(asked, authority=[soa(asked.name)])]
+        return [reply(asked, record(asked.name, dns.Record_A("127.0.0.1")))]
+
+    def serve(self, answer: Answer, name: str = "mta-sts.example.test") -> WebServer:
+        """A web server with a certificate for `name`."""
+        server = WebServer(authority().server(name), answer)
+        self.addCleanup(server.close)
+        return server
+
+    async def fetch(self, answer: Answer, name: str = "mta-sts.example.test", seconds: float = 10.0) -> StsPolicy:
+        """The policy of example.test where its server answers so."""
+        self.server = self.serve(answer, name)
+        return await Fetcher(self.https, port=self.server.port, seconds=seconds).fetch("example.test", "1")
+
+    async def fails(self, *arguments: Any, **more: Any) -> FetchError:
+        """The error of a fetch."""
+        try:
+            await self.fetch(*arguments, **more)
+        except FetchError as error:
+            return error
+        raise AssertionError("it was fetched")
+
+    async def test_a_policy_is_fetched(self) -> None:
+        """RFC 8461 §3.3: GET /.well-known/mta-sts.txt at the policy host, over verified HTTPS."""
+        policy = await self.fetch(text(POLICY, b"text/plain; charset=utf-8"))
+        self.assertEqual((policy.mode, policy.mx, policy.id), (Mode.ENFORCE, ("*.example.test",), "1"))
+        self.assertEqual(self.server.asked, [("GET", "mta-sts.example.test", "/.well-known/mta-sts.txt", b"")])
+
+    async def test_a_certificate_for_another_name_is_refused(self) -> None:
+        """RFC 8461 §3.3: valid for "mta-sts." and the domain."""
+        error = await self.fails(text(POLICY), name="www.example.test")
+        self.assertEqual(error.result, WEBPKI_INVALID)
+        self.assertEqual(self.server.asked, [])
+
+    async def test_an_unknown_authority_is_refused(self) -> None:
+        """RFC 8461 §3.3: a chain to an authority that we trust; here only the system's are."""
+        self.https = Https(reactor, self.resolver.addresses)
+        error = await self.fails(text(POLICY))
+        self.assertEqual(error.result, WEBPKI_INVALID)
+        self.assertIn("certificate verify failed", str(error))
+
+    async def test_an_expired_certificate_and_a_mere_common_name_are_refused(self) -> None:
+        """RFC 8461 §3.3: non-expired, and the name is a DNS-ID of the certificate, never its CN."""
+        for side in (faulty(days=-1), faulty(names=()), faulty(names=("*",)), faulty(names=("\x01", "*.*.test"))):
+            server = WebServer(side, text(POLICY))
+            self.addCleanup(server.close)
+            with self.assertRaises(FetchError) as caught:
+                await Fetcher(self.https, port=server.port).fetch("example.test", "1")
+            self.assertEqual((caught.exception.result, server.asked), (WEBPKI_INVALID, []))
+        server = WebServer(faulty(), text(POLICY))
+        self.addCleanup(server.close)
+        self.assertEqual((await Fetcher(self.https, port=server.port).fetch("example.test", "1")).id, "1")
+
+    async def test_a_redirect_is_not_followed(self) -> None:
+        """RFC 8461 §3.3: HTTP 3xx redirects MUST NOT be followed."""
+
+        def answer(request: Any) -> bytes:
+            request.redirect(b"https://mta-sts.example.test/elsewhere")
+            request.setHeader(b"content-type", b"text/plain")
+            return POLICY
+
+        error = await self.fails(answer)
+        self.assertEqual((error.result, len(self.server.asked)), (FETCH_ERROR, 1))
+        self.assertIn("302", str(error))
+
+    async def test_only_text_is_a_policy(self) -> None:
+        """RFC 8461 §3.2: the media type is checked, and a status other than 200 is no policy."""
+        for media, status in ((b"text/html", 200), (b"", 200), (b"text/plain", 201), (b"text/plain", 404)):
+            error = await self.fails(text(POLICY, media, status))
+            self.assertEqual(error.result, FETCH_ERROR)
+
+    async def test_a_broken_policy_is_invalid(self) -> None:
+        """RFC 8460 §4.3.2.2: sts-policy-invalid."""
+        error = await self.fails(text(b"version: STSv1\n"))
+        self.assertEqual(error.result, INVALID)
+
+    async def test_too_much_is_not_read(self) -> None:
+        """RFC 8461 §3.3: 64 KiB; what goes on for ever is cut, in the body and in the header."""
+        error = await self.fails(text(POLICY + b"x: y\n" * 20000))
+        self.assertEqual(error.result, FETCH_ERROR)
+        self.assertIn("octets", str(error))
+
+        def endless(request: Any) -> int:
+            def more() -> None:
+                if not request._disconnected:
+                    request.write(b"x: y\n" * 5000)
+                    reactor.callLater(0, more)
+
+            request.setHeader(b"content-type", b"text/plain")
+            more()
+            return NOT_DONE_YET
+
+        self.assertEqual((await self.fails(endless)).result, FETCH_ERROR)
+
+        def heady(request: Any) -> bytes:
+            request.setHeader(b"content-type", b"text/plain")
+            for number in range(3000):
+                request.responseHeaders.addRawHeader(b"x-%d" % number, b"y" * 60)
+            return POLICY
+
+        error = await self.fails(heady)
+        self.assertIn("too large", str(error))
+
+    async def test_a_slow_server_is_left(self) -> None:
+        """RFC 8461 §3.3: one minute for all of it; here less."""
+        error = await self.fails(lambda request: NOT_DONE_YET, seconds=0.3)
+        self.assertEqual(error.result, FETCH_ERROR)
+        self.assertIn("0.3 s", str(error))
+
+        def drip(request: Any) -> int:
+            request.setHeader(b"content-type", b"text/plain")
+            request.write(b"version: STSv1\n")
+            return NOT_DONE_YET
+
+        self.assertIn("0.3 s", str(await self.fails(drip, seconds=0.3)))
+
+    async def test_a_host_without_address_or_server_is_a_failure(self) -> None:
+        """Nobody there is told as such."""
+        fetcher = Fetcher(self.https, port=9)
+        for domain in ("nowhere.test", "example.test"):
+            with self.assertRaises(FetchError) as caught:
+                await fetcher.fetch(domain, "1")
+            self.assertEqual(caught.exception.result, FETCH_ERROR)
+
+    async def test_the_next_address_is_tried(self) -> None:
+        """Where one address does not answer, another one does; of either family in turn."""
+        tried = ["::1", "::2", "::3", "::4", "127.0.0.1"]
+
+        def addresses(name: str) -> Any:
+            return succeed(DnsAnswer(State.FOUND, tuple(tried), 60.0))
+
+        self.https = Https(reactor, addresses, trust_root=authority().trusted)
+        self.assertEqual((await self.fetch(text(POLICY))).mode, Mode.ENFORCE)
+
+    async def test_an_end_by_the_end_of_the_stream(self) -> None:
+        """A body without a declared length is taken as it came."""
+
+        def answer(request: Any) -> int:
+            request.setHeader(b"content-type", b"text/plain")
+            request.setHeader(b"connection", b"close")
+            request.clientproto = b"HTTP/1.0"
+            request.write(POLICY)
+            request.finish()
+            return NOT_DONE_YET
+
+        self.assertEqual((await self.fetch(answer)).max_age, 86400)
+
+    async def test_posting_to_a_strangers_url(self) -> None:
+        """A body is sent with its media type; addresses inside are not connected to where only public ones may be."""
+        server = self.serve(text(b"thanks", status=201), name="reports.example.test")
+        url = f"https://reports.example.test:{server.port}/tls?x=1"
+        page = await self.https.post(url, b"report", "application/tlsrpt+gzip", limit=100, timeout=10)
+        self.assertEqual((page.status, page.octets), (201, b"thanks"))
+        self.assertEqual(server.asked, [("POST", "reports.example.test", "/tls?x=1", b"report")])
+        self.assertEqual(server.headers[0][b"Content-Type"], [b"application/tlsrpt+gzip"])
+        wary = Https(reactor, self.resolver.addresses, trust_root=authority().trusted, public_only=True)
+        for name in ("reports.example.test", "127.0.0.1", "[::1]"):
+            with self.assertRaises(HttpsError) as caught:
+                await wary.post(f"https://{name}:{server.port}/", b"", "text/plain", limit=9, timeout=10)
+            self.assertEqual(caught.exception.trouble, Trouble.UNREACHABLE)
+        self.assertEqual(len(server.asked), 1)
+
+    async def test_what_is_no_https_url(self) -> None:
+        """No other scheme, no password, no port that is none."""
+        for url in ("http://a.test/", "https://", "https://u:p@a.test/", "https://a.test:x/", "ftp://a.test/"):
+            with self.assertRaises(HttpsError):
+                await self.https.get(url, limit=1, timeout=5)
