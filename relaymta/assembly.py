@@ -32,6 +32,8 @@ from relaymta.delivery.attempt import Deliveries
 from relaymta.delivery.sts import Sts
 from relaymta.directory.accounts import Accounts
 from relaymta.directory.maker import make_directory
+from relaymta.explanation.live import Explainer, Parts
+from relaymta.explanation.way import ourselves_of
 from relaymta.mail.envelope import Envelope
 from relaymta.mail.queueid import IdMaker, shard_of
 from relaymta.mail.reply import Reply
@@ -53,7 +55,6 @@ from relaymta.queue.lanes import Lanes
 from relaymta.queue.manager import Manager
 from relaymta.reception import Manners, Reception
 from relaymta.routing.mx import HostFinder
-from relaymta.routing.ourselves import Ourselves
 from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
 from relaymta.settings import VERSION, Settings
@@ -132,6 +133,9 @@ class Relay:
             lanes=self.lanes,
             recorder=self.recorder,
             more=self._more_stats,
+        )
+        self._explainer = Explainer(
+            reactor, lambda: Parts(self.settings, self._resolver, self.deliveries), self.lanes.rows
         )
 
     # Beginning and end
@@ -281,6 +285,7 @@ class Relay:
         tables = (
             self._relay_commands.table(),
             self._queue_commands.table(),
+            self._explainer.table(),
             self._auth_commands.table(),
             QuotaCommands(self.quotas).table(),
             StsCommands(lambda: self.sts.policies).table(),
@@ -320,13 +325,7 @@ class Relay:
             before.retire(DRAIN_SECONDS)
 
     def _make_deliveries(self, settings: Settings) -> Deliveries:
-        listening = [
-            (listener.address.host, listener.address.port)
-            for listener in settings.listeners
-            if listener.address is not None and not listener.address.is_unix
-        ]
-        ourselves = Ourselves(settings.hostname, listening, settings.mx.own_names, settings.mx.own_addresses)
-        finder = HostFinder(self._resolver, settings.mx, ourselves, self._random)
+        finder = HostFinder(self._resolver, settings.mx, ourselves_of(settings), self._random)
         return Deliveries(
             self._reactor,
             finder,
@@ -334,6 +333,7 @@ class Relay:
             hostname=settings.hostname,
             tell=self._tell,
             sources=settings.sources,
+            accounts=settings.accounts,
             tlsa=self._resolver if settings.dns.trust_ad else None,  # DANE is nothing without DNSSEC
             sts=self.sts,
             exemptions=settings.tls_exceptions,

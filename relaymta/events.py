@@ -430,6 +430,16 @@ class StateFailed(Event):
 
 
 @frozen(slots=True)
+class LoginRefused(Event):
+    """A next hop refused our log-in, or there can be none; the account is not tried there for `seconds`."""
+
+    account: str
+    host: str
+    reason: str
+    seconds: float
+
+
+@frozen(slots=True)
 class LaneSuspended(Event):
     """A destination is left alone for `seconds` after failures that were its own."""
 

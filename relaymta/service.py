@@ -51,14 +51,15 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """The daemon for these options; a configuration that cannot be used ends the process with all that is wrong."""
     try:
-        settings = load_settings(options["config"]).settings
+        loaded = load_settings(options["config"])
     except ConfigError as error:
         raise SystemExit(str(error)) from None
-    refused = [f"relaymta: {options['config']}: {_shown(key)}: {text}" for key, text in refusals(settings)]
+    settings = loaded.settings
+    refused = [f"relaymta: {loaded.problem(key, text)}" for key, text in refusals(settings)]
     if refused:
         raise SystemExit("\n".join(refused))
     for key, text in doubts(settings):
-        sys.stderr.write(f"relaymta: {options['config']}: {_shown(key)}: {text}\n")
+        sys.stderr.write(f"relaymta: {loaded.problem(key, text)}\n")
     return Daemon(reactor, options["config"], settings)
 
 

@@ -24,6 +24,7 @@ from OpenSSL import SSL
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.loader import Loaded, load
 from relaymta.config.socketaddress import UNIX_PATH_MAX
+from relaymta.delivery.account import AccountSettings, check_accounts, exposed, unreadable
 from relaymta.delivery.settings import Settings as DeliverySettings
 from relaymta.delivery.settings import Source, TlsException
 from relaymta.delivery.verification import trusting_context
@@ -51,12 +52,6 @@ SPOOL = "/var/spool/relaymta"
 VERSION = version("relaymta")
 EXCEPTION_WARNING = 14  # days before a [[tls_exception]] ends; ours: time to ask the other side once more
 NOT_YET = "is not available in this version"
-
-# Named in the documents, and known to a later version: said so, rather than ignored or called a slip.
-ABSENT = {
-    "account": f"{NOT_YET}: there is no log-in at next hops",
-    "route.account": f"{NOT_YET}: there is no log-in at next hops",
-}
 
 
 class LogFormat(Enum):
@@ -189,6 +184,7 @@ class Settings:
     auth: AuthSettings = field(factory=AuthSettings)
     dns: DnsSettings = field(factory=DnsSettings)
     routes: tuple[RouteSettings, ...] = field(default=(), metadata={"key": "route"})
+    accounts: tuple[AccountSettings, ...] = field(default=(), metadata={"key": "account"})
     mx: HostSettings = field(factory=HostSettings)
     sources: tuple[Source, ...] = field(default=(), metadata={"key": "source"})
     tls_exceptions: tuple[TlsException, ...] = field(default=(), metadata={"key": "tls_exception"})
@@ -251,13 +247,14 @@ class Settings:
         yield from _check_auth(self.listeners, has_accounts=self.users.configured)
         yield from _check_relay(self.relay)
         yield from _check_routes(self)
+        yield from check_accounts(self.accounts, self.routes)
         yield from _check_queue(self.queue)
         yield from _check_paths(self)
 
 
 def load_settings(file: str) -> Loaded[Settings]:
     """Read the configuration file. Raises ConfigError with every problem found."""
-    return load(file, Settings, readers={int | str: _read_workers}, absent=ABSENT)
+    return load(file, Settings, readers={int | str: _read_workers})
 
 
 def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[str, str]]:
@@ -386,6 +383,9 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "delivery.tls_ca", f"{settings.delivery.tls_ca} cannot be read, or holds no certificate (PEM)"
     if settings.user and os.getuid() == 0 and not _exists(pwd.getpwnam, settings.user):
         yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
+    for position, account in enumerate(settings.accounts):
+        for key, said in unreadable(account, settings.user if os.getuid() == 0 else ""):
+            yield f"account[{position}].{key}", said
     if settings.admin.group and not _exists(grp.getgrnam, settings.admin.group):
         yield "admin.group", f'there is no group "{settings.admin.group}" on this machine'
     for position, listener in enumerate(settings.listeners):
@@ -423,6 +423,9 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
         if listener.address is not None and listener.address.port == 465 and listener.tls is not TlsMode.IMPLICIT:
             # RFC 8314 §3.3: clients begin with TLS there, and would wait for ever
             yield f"listener[{position}].tls", 'clients of port 465 begin with TLS at once; write "implicit"'
+    for position, account in enumerate(settings.accounts):
+        for key, said in exposed(account):
+            yield f"account[{position}].{key}", said
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
     yield from machine.doubts(settings.users, settings.user)

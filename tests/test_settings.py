@@ -15,7 +15,6 @@ from relaymta.config.loader import loads
 from relaymta.policy.relaying import Relaying
 from relaymta.policy.settings import LOOPBACK
 from relaymta.settings import (
-    ABSENT,
     Settings,
     default_hostname,
     doubts,
@@ -114,17 +113,9 @@ socket = "/run/relaymta/control.sock"
     assert made.routes[0].source == "pool-a" and made.delivery.concurrency == 20
 
 
-@pytest.mark.parametrize("key", ABSENT)
-def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: str) -> None:
-    """A feature that is documented and missing is an error that says so."""
-    table, _, leaf = key.rpartition(".")
-    if table in ("route", "listener"):
-        text = f'[[{table}]]\n{leaf} = "x"\nrecipient = "*"\nto = "mx"\n'
-    elif table:
-        text = f'[{table}]\n{leaf} = "x"\n'
-    else:
-        text = f'[{leaf}]\nx = "y"\n'
-    assert any("not available in this version" in one for one in said(file, text))
+ACCOUNT_TABLE = '[[account]]\nname = "a"\nusername = "u"\npassword_file = "/x"\n'
+ACCOUNT = '[[route]]\nrecipient = "*"\nto = "[relay.test]:587"\naccount = "a"\ntls = "verify"\n' + ACCOUNT_TABLE
+OAUTH = '[[account]]\nname = "a"\nusername = "u"\n[account.oauth]\ntoken_url = "https://login.test/token"\n'
 
 
 @pytest.mark.parametrize(
@@ -190,6 +181,34 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
          '4: route[1].source: there is no [[source]] called "pool"'),
         ('[[source]]\nname = "a"\naddresses = ["::1"]\n[[source]]\nname = "a"\naddresses = ["::1"]',
          '5: source[2].name: there is another [[source]] called "a"'),
+        (ACCOUNT.replace('account = "a"', 'account = "b"'), '4: route[1].account: there is no [[account]] called "b"'),
+        (ACCOUNT + ACCOUNT_TABLE, '11: account[2].name: there is another [[account]] called "a"'),
+        (ACCOUNT.replace('tls = "verify"', 'tls = "encrypt"'),
+         '5: route[1].tls: "encrypt" would show account "a" to whoever is in between; write tls = "verify", or '
+         "insecure = true in its [[account]]"),
+        (ACCOUNT.replace('tls = "verify"\n', ""),
+         '1: route[1].tls: "opportunistic" would show account "a" to whoever is in between; write tls = "verify", or '
+         "insecure = true in its [[account]]"),
+        (ACCOUNT.replace("[relay.test]:587", "mx"),
+         '4: route[1].account: to = "mx" would show it to whatever server a recipient\'s domain names; name the next '
+         "hop"),
+        ('[[account]]\nname = "a"\nusername = "u"',
+         "1: account[1].password_file: is missing: a file with the password; or write [account.oauth]"),
+        ('[[account]]\nname = "a"\nusername = ""\npassword_file = "/x"', "3: account[1].username: must not be empty"),
+        ('[[account]]\nname = "a"\nusername = "u"\npassword_file = "/x"\nmechanisms = ["PLAIN", "XOAUTH2"]',
+         "5: account[1].mechanisms[2]: XOAUTH2 wants a token, from [account.oauth]"),
+        ('[[account]]\nname = "a"\nusername = "u"\npassword_file = "/x"\nmechanisms = ["CRAM-MD5"]',
+         '5: account[1].mechanisms[1]: "CRAM-MD5" is not one of "SCRAM-SHA-256", "OAUTHBEARER", "XOAUTH2", "PLAIN", '
+         '"LOGIN"'),
+        (OAUTH + 'grant = "client_credentials"\nclient_id = "x"',
+         "4: account[1].oauth.client_secret_file: is missing: the client has nothing else to show"),
+        (OAUTH, "4: account[1].oauth.client_id: is missing: who we are to the authorization server|"
+         '4: account[1].oauth.refresh_token_file: is missing; or write grant = "client_credentials"'),
+        (OAUTH.replace("https:", "http:"),
+         '5: account[1].oauth.token_url: "http://login.test/token" must begin with https://; http:// is for this very '
+         "machine"),
+        (OAUTH.replace("https://login.test", "login"),
+         '5: account[1].oauth.token_url: "login/token" is not a URL; write "https://login.example.org/token"'),
         ('[queue]\nretry = []', "2: queue.retry: at least one delay is needed"),
         ('[queue]\nexpire = "1m"\nwarn_after = "0s"',
          "1: queue.retry[1]: is not before expire: no message would ever be tried again"),
@@ -215,6 +234,32 @@ def test_what_a_later_version_does_is_refused_and_not_ignored(file: Path, key: s
 def test_each_contradiction_is_told_at_its_line(file: Path, text: str, problem: str) -> None:
     """What cannot be right together is an error with its line, before the daemon starts."""
     assert said(file, text) == problem.split("|")
+
+
+def test_an_account_may_be_shown_without_proof_where_its_table_says_so(file: Path) -> None:
+    """`insecure` is for a server in the same rack; the documented form needs no flag."""
+    assert settings(file, ACCOUNT).routes[0].account == "a"
+    clear = ACCOUNT.replace('tls = "verify"\n', "") + "insecure = true\n"
+    assert settings(file, clear).accounts[0].insecure
+    full = OAUTH + 'client_id = "x"\nrefresh_token_file = "/etc/relaymta/token"\nscope = "smtp"\n'
+    assert settings(file, full).accounts[0].by_token
+
+
+def test_a_secret_that_cannot_be_read_is_refused_and_a_public_one_doubted(file: Path, tmp_path: Path) -> None:
+    """`check` says it, with the key, before the daemon finds out at its first log-in."""
+    secret = tmp_path / "secret"
+    text = ACCOUNT.replace("/x", str(secret)) + f'\n[admin]\nsocket = "{tmp_path}/control"\n'
+    made = settings(file, f'user = ""\nephemeral_spool = true\nspool = "{tmp_path}"\n' + text)
+    said = f"{secret} cannot be read: No such file or directory"
+    assert list(refusals(made)) == [("account[0].password_file", said)]
+    secret.write_text("pencil\n")
+    secret.chmod(0o644)
+    assert list(refusals(made)) == []
+    assert ("account[0].password_file", f"{secret} can be read by everybody on this machine; chmod 600 it") in list(
+        doubts(made)
+    )
+    secret.chmod(0o600)
+    assert "account[0].password_file" not in dict(doubts(made))
 
 
 def test_wildcards_of_both_families_may_stand_beside_each_other(file: Path) -> None:

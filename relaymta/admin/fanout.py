@@ -16,8 +16,11 @@ from functools import partial
 from typing import Any
 
 from relaymta.admin.control import VERSION, Arguments, Command, CommandError, Rows, encode
+from relaymta.admin.lanestate import STEP as LANE
+from relaymta.admin.lanestate import lane_step
 
 PATIENCE = 30.0  # seconds without an octet of a worker's answer before it counts as stuck; ours
+EXPLAIN_PATIENCE = 180.0  # the same while it asks name servers and, for a probe, peers; they have limits of their own
 BREATH = 0.005  # seconds that one look at the workers' sockets may take; the parent has its crew to mind
 SHARED = ("auth.list", "auth.unlock", "quota.list", "quota.reset", "sts")  # of what all workers know alike
 _RANKS = {"not in the queue": 0, "nothing to change": 1, "": 2}
@@ -39,11 +42,29 @@ class Fanout:
             "stats": lambda arguments: self._added("stats", arguments),
             "trace": lambda arguments: self._sorted("trace", arguments),
             "tlsrpt.show": lambda arguments: self._last("tlsrpt.show", arguments),
+            "explain": self._explained,
             "queue.list": self._listing,
             "queue.show": lambda arguments: self._known("queue.show", arguments),
             **{name: partial(self._any, name) for name in SHARED},
             **{name: self._changing(name) for name in ("queue.retry", "queue.hold", "queue.release", "queue.delete")},
         }
+
+    def _explained(self, arguments: Arguments) -> Iterator[Item | None]:
+        """The way as one worker would take it, and of its lane what all of them say."""
+        paths = dict(self._present())
+        first, path = next(iter(paths.items()))
+        for row in _ask(first, path, "explain", arguments, EXPLAIN_PATIENCE):
+            if row is None or row.get("step") != LANE:
+                yield row
+                continue
+            states: dict[str, Item] = {}
+            for name, control in paths.items():
+                for state in _ask(name, control, "explain.lane", {"lane": row["lane"]}):
+                    if state is None:
+                        yield None
+                    else:
+                        states[name] = state
+            yield lane_step(row["lane"], states)
 
     def _chain(self, command: str, arguments: Arguments) -> Iterator[Item | None]:
         paths, absent = self._present(), self._absent()
@@ -160,7 +181,9 @@ def ask(name: str, path: str, command: str, arguments: Arguments) -> list[Item]:
     return [row for row in _ask(name, path, command, arguments) if row is not None]
 
 
-def _ask(name: str, path: str, command: str, arguments: Arguments) -> Generator[Item | None, None, None]:
+def _ask(
+    name: str, path: str, command: str, arguments: Arguments, patience: float = 0.0
+) -> Generator[Item | None, None, None]:
     """The rows of one worker's answer, and None whenever there is nothing yet, first of all. Raises CommandError."""
     request = encode({"relaymta": VERSION, "command": command, "arguments": _said(arguments)})
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
@@ -169,7 +192,7 @@ def _ask(name: str, path: str, command: str, arguments: Arguments) -> Generator[
             link.sendall(request)
             link.setblocking(False)
             yield None
-            yield from _rows(link, name)
+            yield from _rows(link, name, patience or PATIENCE)
         except OSError as error:
             raise CommandError(f"{name} does not answer: {error.strerror or error}") from None
 
@@ -179,11 +202,11 @@ def _said(arguments: Arguments) -> dict[str, Any]:
     return {**{key: value for key, value in arguments.items() if key != "by"}, "for": arguments.get("by", "")}
 
 
-def _rows(link: socket.socket, name: str) -> Iterator[Item | None]:
+def _rows(link: socket.socket, name: str, patience: float) -> Iterator[Item | None]:
     rest, since = b"", time.monotonic()
     while True:
         if not select.select([link], [], [], BREATH)[0]:
-            if time.monotonic() - since > PATIENCE:
+            if time.monotonic() - since > patience:
                 raise CommandError(f"{name} does not answer")
             yield None
             continue

@@ -10,7 +10,7 @@ import attrs
 
 from relaymta.cli.output import Column, clean, print_json, print_table
 from relaymta.config import ConfigError, Problem
-from relaymta.config.loader import Loaded, dotted, path_of
+from relaymta.config.loader import Loaded
 from relaymta.settings import Settings, doubts, load_settings, refusals
 
 COLUMNS = [Column("KEY"), Column("VALUE"), Column("FROM")]
@@ -44,8 +44,7 @@ def _check(arguments: Namespace, loaded: Loaded[Settings]) -> int:
 def placed(loaded: Loaded[Settings], said: Iterator[tuple[str, str]]) -> Iterator[Problem]:
     """Sentences about keys, with the line of each key where it stands in the file."""
     for key, text in said:
-        path = path_of(key)
-        yield Problem(loaded.file, loaded.lines.get(path, 0), dotted(path), text)
+        yield loaded.problem(key, text)
 
 
 def _complain(arguments: Namespace, problems: tuple[Problem, ...]) -> int:

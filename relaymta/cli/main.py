@@ -20,6 +20,7 @@ MODULES = {
     "check": "relaymta.cli.check",
     "config": "relaymta.cli.check",
     "auth": "relaymta.cli.auth",
+    "explain": "relaymta.cli.explain",
     "queue": "relaymta.cli.queue",
     "quota": "relaymta.cli.quota",
     "stats": "relaymta.cli.status",
@@ -72,6 +73,7 @@ def parser() -> ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("check", parents=[common], help="say everything that is wrong with the configuration")
     commands.add_parser("config", parents=[common], help="every value in force, and where it comes from")
+    _add_explain(commands.add_parser("explain", parents=[common], help="the way that a message would take, and why"))
     _add_queue(commands.add_parser("queue", help="what waits: list, show, retry, hold, release, delete"), common)
     _add_auth(commands.add_parser("auth", help="failed log-ins: list, unlock"), common)
     _add_quota(commands.add_parser("quota", help="what accounts have sent: list, reset"), common)
@@ -89,6 +91,16 @@ def parser() -> ArgumentParser:
     _add_user(commands.add_parser("user", help="accounts: add, passwd, remove, list, show"), common)
     commands.add_parser("version", parents=[common], help="the version of this program")
     return top
+
+
+def _add_explain(explain: ArgumentParser) -> None:
+    explain.add_argument("address", metavar="ADDRESS", help="the recipient")
+    explain.add_argument("--client", metavar="IP", help="who hands the message in (this host)")
+    explain.add_argument("--login", metavar="NAME", help="the account that the client logged in as")
+    explain.add_argument("--sender", metavar="ADDRESS", help='the reverse-path; "<>" is the null sender')
+    explain.add_argument("--probe", action="store_true", help="connect, up to RCPT; no message is sent")
+    explain.add_argument("--record", metavar="FILE", help="keep what the name servers answered")
+    explain.add_argument("--offline", metavar="FILE", help="explain from such a file, without a network")
 
 
 def _add_queue(queue: ArgumentParser, common: ArgumentParser) -> None:

@@ -49,6 +49,11 @@ class Loaded(Generic[T]):
         line = self.lines.get(path)
         return f"{self.file}:{line}" if line else "default"
 
+    def problem(self, key: str, said: str) -> Problem:
+        """What is said of a key, "account[0].password_file" as code counts, with the line where it stands."""
+        path = path_of(key)
+        return Problem(self.file, _line(self.lines, path), dotted(path), said)
+
     def rows(self) -> Iterator[Row]:
         """Every value in force, in the order of the settings."""
         return self._rows(self.settings, ())

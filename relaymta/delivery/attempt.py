@@ -16,8 +16,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 
 from relaymta.delivery import classify, local
+from relaymta.delivery.account import AccountSettings
 from relaymta.delivery.batch import Batch, Tally
 from relaymta.delivery.dial import Connect, Dialer, Place
+from relaymta.delivery.login import Accounts
 from relaymta.delivery.policy import StsPolicies, sharing
 from relaymta.delivery.pool import Connection, Pool
 from relaymta.delivery.security import Security
@@ -58,6 +60,7 @@ class Deliveries:
         hostname: str,
         tell: Ear,
         sources: Iterable[Source] = (),
+        accounts: Iterable[AccountSettings] = (),
         now: Callable[[], float] = time.time,
         connect: Connect = connect_tcp,
         tlsa: Names | None = None,
@@ -73,7 +76,8 @@ class Deliveries:
             idle_timeout=settings.idle_timeout,
             reuse_time=settings.reuse_time,
         )
-        self._dialer = Dialer(reactor, hostname, settings, Sources(sources), connect)
+        self.accounts = Accounts(reactor, accounts, reactor.seconds, tell)
+        self._dialer = Dialer(reactor, hostname, settings, Sources(sources), connect, self.accounts)
         self._security = Security(
             reactor.seconds,
             settings.tls_backoff,
@@ -99,6 +103,11 @@ class Deliveries:
         self._running: set[_Errand] = set()
         self._closing: Deferred[None] | None = None
         self._cut: IDelayedCall | None = None
+
+    @property
+    def means(self) -> Means:
+        """What attempts are made with, for who explains them."""
+        return self._means
 
     @property
     def connections(self) -> int:

@@ -20,6 +20,7 @@ class _Part(Enum):
     """The stages, as far as they differ in what a failure means."""
 
     OPENING = "opening"  # connecting, greeting, EHLO, TLS
+    AUTH = "auth"
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"  # up to the end of the content
@@ -53,7 +54,7 @@ class Meaning:
 
 _DEFERRED, _FAILED, _RELAYED = Fate.DEFERRED, Fate.FAILED, Fate.RELAYED
 _HOST, _MESSAGE, _RECIPIENT = Scope.HOST, Scope.MESSAGE, Scope.RECIPIENT
-_OPENING, _MAIL, _RCPT, _DATA, _DOT = _Part
+_OPENING, _AUTH, _MAIL, _RCPT, _DATA, _DOT = _Part
 _DONE, _GOING, _SYSTEM, _LATER, _NEVER = _Said
 
 _TABLE: dict[tuple[_Part, _Said | Trouble], Meaning] = {
@@ -73,6 +74,17 @@ _TABLE: dict[tuple[_Part, _Said | Trouble], Meaning] = {
     (_OPENING, Trouble.TLS): Meaning(_DEFERRED, _HOST, "4.7.5", True),  # RFC 3463 §3.8: cryptographic failure
     # RFC 8689 §4.2.1: each host of the list is tried; when none will do, the sender is told at once.
     (_OPENING, Trouble.UNSAFE): Meaning(_FAILED, _MESSAGE, "", True),  # the trouble brings its own status
+    # AUTH. It is about us and never about the message: a changed password must not bounce a queue. Another next hop may
+    # know us. RFC 4954 §6: 535 5.7.8, and 454 4.7.0 for what passes.
+    (_AUTH, _NEVER): Meaning(_DEFERRED, _HOST, "4.7.8", True),
+    (_AUTH, _LATER): Meaning(_DEFERRED, _HOST, "", True),
+    (_AUTH, _SYSTEM): Meaning(_DEFERRED, _HOST, "", True),
+    (_AUTH, _GOING): Meaning(_DEFERRED, _HOST, "", True),
+    (_AUTH, _DONE): Meaning(_DEFERRED, _HOST, "4.7.0", True),  # neither 235 nor 334
+    (_AUTH, Trouble.NO_AUTH): Meaning(_DEFERRED, _HOST, "4.7.0", True),  # the trouble may bring its own status
+    (_AUTH, Trouble.LOST): Meaning(_DEFERRED, _HOST, "4.4.2", True),
+    (_AUTH, Trouble.TIMEOUT): Meaning(_DEFERRED, _HOST, "4.4.2", True),
+    (_AUTH, Trouble.GARBLED): Meaning(_DEFERRED, _HOST, "4.5.0", True),
     # MAIL. The state of the host's mail system (full disk, overload) is not the other hosts'; any other "later" is
     # about this sender or message (greylisting, a look-up that failed), and asking all hosts would not help it.
     (_MAIL, _NEVER): Meaning(_FAILED, _MESSAGE, "", False),
@@ -121,6 +133,7 @@ _PARTS = {
     Stage.HELLO: _OPENING,
     Stage.STARTTLS: _OPENING,
     Stage.HANDSHAKE: _OPENING,
+    Stage.AUTH: _AUTH,
     Stage.RSET: _MAIL,
     Stage.MAIL: _MAIL,
     Stage.RCPT: _RCPT,

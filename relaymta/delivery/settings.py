@@ -123,6 +123,7 @@ class Settings:
     connect_timeout: Duration = field(default=Duration(30.0), validator=_positive)
     greeting_timeout: Duration = field(default=Duration(TIMEOUTS[Stage.BANNER]), validator=_positive)
     ehlo_timeout: Duration = field(default=Duration(TIMEOUTS[Stage.HELLO]), validator=_positive)
+    auth_timeout: Duration = field(default=Duration(TIMEOUTS[Stage.AUTH]), validator=_positive)
     mail_timeout: Duration = field(default=Duration(TIMEOUTS[Stage.MAIL]), validator=_positive)
     rcpt_timeout: Duration = field(default=Duration(TIMEOUTS[Stage.RCPT]), validator=_positive)
     data_timeout: Duration = field(default=Duration(TIMEOUTS[Stage.DATA]), validator=_positive)
@@ -142,6 +143,7 @@ class Settings:
             Stage.HELLO: self.ehlo_timeout,
             Stage.STARTTLS: self.ehlo_timeout,
             Stage.HANDSHAKE: self.ehlo_timeout,
+            Stage.AUTH: self.auth_timeout,
             Stage.RSET: self.mail_timeout,
             Stage.MAIL: self.mail_timeout,
             Stage.RCPT: self.rcpt_timeout,

@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 from relaymta.delivery import classify
 from relaymta.delivery.batch import Batch, Tally
 from relaymta.delivery.classify import Peer
-from relaymta.delivery.dial import Dialer, Place
+from relaymta.delivery.dial import Dialer, Place, place_at
+from relaymta.delivery.login import is_about_us
 from relaymta.delivery.policy import Ask, Decision, sharing
 from relaymta.delivery.pool import Connection, Key, Pool
 from relaymta.delivery.security import Security, demanded, no_requiretls, result_of
@@ -142,7 +143,7 @@ class Walk:
                 self._barred(found, decision)
                 continue
             for address in found.addresses:
-                place = Place(host.name, address, host.port)
+                place = place_at(hop, host, address)
                 if place in self._tried:
                     continue
                 if place in self._means.ailing:
@@ -243,14 +244,18 @@ class Walk:
         """A session as decided, or in clear where TLS was but a wish and is broken. Raises SessionError."""
         means = self._means
         try:
-            return decision, await means.dialer.open(place, decision, lmtp=self._lmtp, source=key.source)
+            return decision, await means.dialer.open(
+                place, decision, lmtp=self._lmtp, source=key.source, account=key.account
+            )
         except SessionError as error:
             clear = means.security.in_clear(decision, error.answer, place.address, place.port)
             if clear is None:
                 raise
             self._check(place, decision, result_of(error.answer), classify.reason(error.answer))
         clear = evolve(clear, watch=None)  # it was counted as what it was
-        return clear, await means.dialer.open(place, clear, lmtp=self._lmtp, source=key.source)
+        return clear, await means.dialer.open(
+            place, clear, lmtp=self._lmtp, source=key.source, account=key.account
+        )
 
     def _check_session(self, place: Place, decision: Decision, sender: RelaySender) -> None:
         """Tell what came of a policy in a session that stands."""
@@ -278,7 +283,7 @@ class Walk:
         # As of refusals: a host that may do better later keeps one that said no from being the end of the message.
         if self._fault is None or _is_final(self._fault[0]) or not _is_final(answer):
             self._fault = answer, peer
-        if answer.trouble not in _POLICY and not answer.status:
+        if answer.trouble not in _POLICY and not answer.status and not is_about_us(answer):
             self._means.ailing.add(place)
         reason = classify.reason(answer)
         self._means.tell(ConnectFailed(self._batch.lane, place.host, place.address, reason, seconds))

@@ -22,6 +22,7 @@ class Stage(Enum):
     HELLO = "after EHLO"
     STARTTLS = "after STARTTLS"
     HANDSHAKE = "in the TLS handshake"
+    AUTH = "after AUTH"
     IDLE = "between messages"
     RSET = "after RSET"
     MAIL = "after MAIL"
@@ -45,6 +46,7 @@ class Trouble(Enum):
     GARBLED = "the peer broke the protocol"
     NO_TLS = "TLS is demanded and not offered"
     TLS = "the TLS handshake failed"
+    NO_AUTH = "we cannot log in"
     UNFIT = "the peer cannot take this message"
     UNSAFE = "the sender demands more of TLS than the peer shows"
     UNREADABLE = "the content could not be read"
@@ -62,8 +64,8 @@ class Tls(Enum):
 class Answer:
     """How it ended, and where: the peer's reply, or the trouble in its stead with a short text.
 
-    `status` is an enhanced code where the trouble brings its own (UNFIT, UNSAFE). `result`: what was wrong with the
-    peer's TLS, in the words of RFC 8460 §4.3, where that is known.
+    `status` is an enhanced code where the trouble brings its own (UNFIT, UNSAFE, NO_AUTH). `result`: what was wrong
+    with the peer's TLS, in the words of RFC 8460 §4.3, where that is known.
     """
 
     stage: Stage

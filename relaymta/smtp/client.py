@@ -53,12 +53,13 @@ Done = Callable[[list[Answer | None]], None]
 Judge = Callable[[SSL.Connection], Verdict]
 UNPROVEN = Verdict()
 
-# Seconds for each stage (RFC 5321 §4.5.3.2.1 to §4.5.3.2.6); HELLO and TLS are ours by the same measure.
+# Seconds for each stage (RFC 5321 §4.5.3.2.1 to §4.5.3.2.6); HELLO, TLS and AUTH are ours by the same measure.
 TIMEOUTS: Mapping[Stage, float] = {
     Stage.BANNER: 300.0,
     Stage.HELLO: 300.0,
     Stage.STARTTLS: 300.0,
     Stage.HANDSHAKE: 300.0,
+    Stage.AUTH: 300.0,
     Stage.RSET: 300.0,
     Stage.MAIL: 300.0,
     Stage.RCPT: 300.0,

@@ -1,20 +1,23 @@
 """The client's side of an SMTP or LMTP dialogue, as a machine without socket and clock.
 
-RFC 5321 §3.1, §3.2, §3.8, §4.1.4 (order), §4.3.2 (replies), RFC 3207 (STARTTLS), RFC 2033 (LMTP). Octets and calls
-go in, actions come out:
+RFC 5321 §3.1, §3.2, §3.8, §4.1.4 (order), §4.3.2 (replies), RFC 3207 (STARTTLS), RFC 4954 (AUTH), RFC 2033 (LMTP).
+Octets and calls go in, actions come out:
 
-    BANNER -> HELLO -> [STARTTLS -> HANDSHAKE -> HELLO] -> IDLE
+    BANNER -> HELLO -> [STARTTLS -> HANDSHAKE -> HELLO] -> [AUTH] -> IDLE
     IDLE -> transactions (smtp.sending) -> IDLE
     IDLE -> QUIT -> CLOSED; and CLOSED from everywhere
 
 What an answer means for the message, whether another host is tried, and which TLS a host must show are left to
-delivery; what is offered and how commands are written to smtp.offers.
+delivery; what is offered and how commands are written to smtp.offers, what is said to log in to smtp.sasl_client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import evolve
+
+from relaymta.mail.reply import Reply
 from relaymta.smtp.actions import (
     Action,
     Answer,
@@ -31,6 +34,7 @@ from relaymta.smtp.actions import (
 )
 from relaymta.smtp.offers import NOTHING, Offers, offers_of
 from relaymta.smtp.replies import Raw, ReplyReader, reply_of
+from relaymta.smtp.sasl_client import Exchange, Login, LoginError
 from relaymta.smtp.sending import Broken, Link, Sending
 
 MAX_RECIPIENTS = 100  # a transaction; RFC 5321 §4.5.3.1.8: what every server must take
@@ -38,12 +42,34 @@ _QUIT = Write(b"QUIT\r\n")
 
 
 class Dialogue:
-    """One connection's dialogue. `hello` is our name for EHLO (bytes: A-labels or an address literal)."""
+    """One connection's dialogue. `hello` is our name for EHLO (bytes: A-labels or an address literal).
 
-    __slots__ = ("_hello", "_helo", "_link", "_reader", "_sending", "_tls", "heard", "secure")
+    `login` is who we log in as; `verified` says that TLS, once it stands, has proven who the peer is.
+    """
+
+    __slots__ = (
+        "_exchange",
+        "_hello",
+        "_helo",
+        "_link",
+        "_login",
+        "_reader",
+        "_sending",
+        "_tls",
+        "_verified",
+        "heard",
+        "secure",
+    )
 
     def __init__(
-        self, hello: bytes, *, lmtp: bool = False, tls: Tls = Tls.MAY, max_recipients: int = MAX_RECIPIENTS
+        self,
+        hello: bytes,
+        *,
+        lmtp: bool = False,
+        tls: Tls = Tls.MAY,
+        max_recipients: int = MAX_RECIPIENTS,
+        login: Login | None = None,
+        verified: bool = False,
     ) -> None:
         self.secure = False
         self.heard = 0  # whole replies: what moves the time limit on, where lines of one do not
@@ -53,6 +79,9 @@ class Dialogue:
         self._reader = ReplyReader()
         self._helo = False  # EHLO was refused, HELO was said
         self._sending: Sending | None = None
+        self._login = login  # None from when we are logged in: the secret is of no more use
+        self._verified = verified
+        self._exchange: Exchange | None = None
 
     @property
     def stage(self) -> Stage:
@@ -96,7 +125,7 @@ class Dialogue:
                         raise Broken("the peer spoke out of turn")
                 if raw[0] == 421 or (link.stage is Stage.CONTENT and raw[0] >= 400):
                     # Dismissed; or it will not have the rest of the content, and nothing puts us in step again.
-                    self._give_up(Answer(link.stage, reply_of(raw)), actions)
+                    self._give_up(Answer(link.stage, self._reply(raw)), actions)
                 elif self._sending is not None:
                     self._sending.receive(raw, actions)
                     if link.stage is Stage.IDLE:
@@ -214,15 +243,54 @@ class Dialogue:
             self._stand(actions)  # RFC 3207 §4: 454 or 501; the session goes on in clear
 
     def _stand(self, actions: list[Action]) -> None:
-        """The session is as it should be. AUTH has its place before this."""
+        """The session is as it should be, but for the log-in where there is one."""
         link = self._link
+        if self._login is not None:
+            self._log_in(self._login, actions)
+            return
         if link.offers.rcpt_max:
             link.limit = min(link.limit, link.offers.rcpt_max)  # RFC 9422 §4.2
         link.stage = Stage.IDLE
         actions.append(Opened())
 
+    def _log_in(self, login: Login, actions: list[Action]) -> None:
+        link = self._link
+        link.stage = Stage.AUTH
+        try:
+            if not (login.insecure or (self._verified and self.secure)):
+                # RFC 4954 §14: whoever is in between would have it
+                raise LoginError(f"account {login.account} is not shown over a channel that is not verified")
+            self._exchange = Exchange(login, login.choose(link.offers.keywords.get("AUTH", "")))
+            actions.append(Write(self._exchange.begin() + b"\r\n"))
+        except LoginError as error:
+            self._leave(_no_login(error), actions)
+
+    def _on_auth(self, raw: Raw, actions: list[Action]) -> None:
+        code, lines = raw
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            if code == 334:  # RFC 4954 §4
+                actions.append(Write(exchange.respond(lines[-1]) + b"\r\n"))
+            elif code == 235:
+                exchange.succeed()
+                self._login = self._exchange = None
+                self._stand(actions)
+            else:
+                self._turned_away(raw, actions)
+        except LoginError as error:
+            self._give_up(_no_login(error), actions)  # in the midst of an exchange: nothing else can be said
+
     def _turned_away(self, raw: Raw, actions: list[Action]) -> None:
-        actions.append(Refused(Answer(self._link.stage, reply_of(raw))))
+        self._leave(Answer(self._link.stage, self._reply(raw)), actions)
+
+    def _reply(self, raw: Raw) -> Reply:
+        """The reply, without the secret that a peer may say back."""
+        reply, login = reply_of(raw), self._login
+        return reply if login is None else evolve(reply, text=login.conceal(reply.text))
+
+    def _leave(self, answer: Answer, actions: list[Action]) -> None:
+        actions.append(Refused(answer))
         actions.append(_QUIT)  # RFC 5321 §3.1: also after a 554 greeting
         self._link.stage = Stage.QUIT
 
@@ -257,12 +325,17 @@ class Dialogue:
 
 
 _OUR_TURN = (Write, SendContent, StartTls)
-_OPENING = (Stage.BANNER, Stage.HELLO, Stage.STARTTLS, Stage.HANDSHAKE)
+def _no_login(error: LoginError) -> Answer:
+    return Answer(Stage.AUTH, trouble=Trouble.NO_AUTH, text=str(error), status="4.7.0")
+
+
+_OPENING = (Stage.BANNER, Stage.HELLO, Stage.STARTTLS, Stage.HANDSHAKE, Stage.AUTH)
 _REPLIED: dict[Stage, Callable[[Dialogue, Raw, list[Action]], None]] = {
     Stage.BANNER: Dialogue._on_banner,
     Stage.HELLO: Dialogue._on_hello,
     Stage.STARTTLS: Dialogue._on_starttls,
     Stage.HANDSHAKE: Dialogue._on_idle,
+    Stage.AUTH: Dialogue._on_auth,
     Stage.IDLE: Dialogue._on_idle,
     Stage.QUIT: Dialogue._on_quit,
 }

@@ -12,7 +12,9 @@ from twisted.trial.unittest import TestCase
 
 from relaymta.admin.control import Command, CommandError, ControlSocket
 from relaymta.admin.fanout import Fanout, ask
+from relaymta.admin.lanestate import lane_step
 
+STATE = {"lane": "x", "running": 0, "window": 5, "fresh": 0, "tickets": 0, "failures": 0, "until": 0.0}
 LANE = {"lane": "smtp:example.org", "running": 1, "until": 0.0}
 
 
@@ -48,6 +50,8 @@ def worker(name: str, ids: list[str], shelf: list[str]) -> dict[str, Command]:
         "queue.hold": hold,
         "auth.list": lambda arguments: [{"at": name}],
         "quota.list": lambda arguments: [{"account": "app", "at": name}],
+        "explain": lambda arguments: [{"step": "route", "at": name}, lane_step("x", {"this process": STATE})],
+        "explain.lane": lambda arguments: [{**STATE, "running": len(ids)} if arguments["lane"] == "x" else {}],
     }
 
 
@@ -96,6 +100,18 @@ class FanoutTests(TestCase):
         (row,) = await self.rows("stats")
         assert (row["workers"], row["queue"]["queued"], row["pid"]) == (2, 3, [2, 1])
         assert row["lanes"]["fullest"] == [{"lane": "smtp:example.org", "running": 2, "until": 0.0}]
+
+    async def test_a_way_is_one_workers_and_its_lane_everybodys(self) -> None:
+        """`explain` asks one worker for the way, and all of them for the state of its lane."""
+        route, lane = await self.rows("explain", address="a@b.test")
+        assert route == {"step": "route", "at": "0"}
+        assert lane["running"] == 3 and {name: one["running"] for name, one in lane["workers"].items()} == {
+            "worker 0": 2,
+            "worker 1": 1,
+        }
+        self.paths.clear()
+        with self.assertRaisesRegex(CommandError, "no worker serves"):
+            await self.rows("explain", address="a@b.test")
 
     async def test_a_trace_is_in_the_order_of_time(self) -> None:
         """What the workers remember is put together by time."""

@@ -286,3 +286,25 @@ def test_a_type_that_nobody_reads_is_a_bug_of_ours_and_not_coerced() -> None:
 def test_members_are_counted_from_one_for_people() -> None:
     """The first [[port]] is port[1]."""
     assert dotted(("port", 0, "sub", 2)) == "port[1].sub[3]"
+
+
+@frozen
+class Inner:
+    """A table that may stand several times."""
+
+    name: str = ""
+    path: str = ""
+
+
+@frozen
+class Outer:
+    """A file of them."""
+
+    inners: tuple[Inner, ...] = field(default=(), metadata={"key": "inner"})
+
+
+def test_what_the_machine_says_of_a_key_has_its_line() -> None:
+    """A member of a list is counted from 1 for people; a key that is not there has the line of its table."""
+    loaded = loads('[[inner]]\nname = "a"\n[[inner]]\nname = "b"\npath = "x"\n', "f", Outer)
+    assert str(loaded.problem("inner[1].path", "is gone")) == "f:5: inner[2].path: is gone"
+    assert loaded.problem("inner[0].path", "is gone").line == 1

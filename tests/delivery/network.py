@@ -229,6 +229,7 @@ def house(
         hostname="us.test",
         tell=tell,
         sources=sources,
+        accounts=more.pop("accounts", ()),
         now=lambda: 1_700_000_000.0,
         connect=network.connect,
         **more,
