@@ -141,6 +141,20 @@ def main() -> int:
     results: dict[str, Any] = {"machine": report.machine(directory), "side_by_side": [], "alone": {}}
     if results["machine"]["file_system"] in ("tmpfs", "ramfs"):
         say(f"{directory} is in memory: nothing here says anything about durability. Use --directory.")
+    try:
+        _measure(chosen, kinds, wanted, directory, results)
+        return _told(results, kinds)
+    finally:  # after the figures are told: to remove a million files takes minutes
+        if wanted.keep:
+            say(f"kept: {directory}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _measure(
+    chosen: list[str], kinds: list[str], wanted: argparse.Namespace, directory: Path, results: dict[str, Any]
+) -> None:
+    """Fill in the results, one scenario after the other; what there is by then stays when the user stops it."""
     begun = time.monotonic()
     try:
         for name in chosen:
@@ -159,18 +173,18 @@ def main() -> int:
                 results["alone"][name] = by_itself(name, wanted, directory)
     except KeyboardInterrupt:
         say("stopped; what was measured so far:")
-    finally:
-        if not wanted.keep:
-            shutil.rmtree(directory, ignore_errors=True)
-        else:
-            say(f"kept: {directory}")
     results["seconds"] = round(time.monotonic() - begun, 1)
+
+
+def _told(results: dict[str, Any], kinds: list[str]) -> int:
+    """Print and save the results; 1 when a row has no figure."""
     if results["side_by_side"]:
         report.side_by_side(results["side_by_side"], kinds)
     for name, rows in results["alone"].items():
         report.facts(name, rows)
     print(f"{results['machine']['cores']} cores, shared with generator and sink; {results['seconds']} s in all")
     print(f"written to {report.save(results)}")
+    sys.stdout.flush()
     failed = any("error" in row for row in results["side_by_side"])
     return int(failed or any("error" in row for rows in results["alone"].values() for row in rows))
 
