@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -32,8 +33,6 @@ from relaymta.delivery.attempt import Deliveries
 from relaymta.delivery.sts import Sts
 from relaymta.directory.accounts import Accounts
 from relaymta.directory.maker import make_directory
-from relaymta.explanation.live import Explainer, Parts
-from relaymta.explanation.way import ourselves_of
 from relaymta.mail.envelope import Envelope
 from relaymta.mail.queueid import IdMaker, shard_of
 from relaymta.mail.reply import Reply
@@ -133,9 +132,6 @@ class Relay:
             lanes=self.lanes,
             recorder=self.recorder,
             more=self._more_stats,
-        )
-        self._explainer = Explainer(
-            reactor, lambda: Parts(self.settings, self._resolver, self.deliveries), self.lanes.rows
         )
 
     # Beginning and end
@@ -285,7 +281,7 @@ class Relay:
         tables = (
             self._relay_commands.table(),
             self._queue_commands.table(),
-            self._explainer.table(),
+            {name: partial(self._explain, name) for name in ("explain", "explain.lane")},
             self._auth_commands.table(),
             QuotaCommands(self.quotas).table(),
             StsCommands(lambda: self.sts.policies).table(),
@@ -293,6 +289,13 @@ class Relay:
             {"adopt": self._adopt, "release": self._release},
         )
         return {name: command for table in tables for name, command in table.items()}
+
+    def _explain(self, command: str, arguments: Arguments) -> Any:
+        """`relaymta explain`, whose rooms are read when they are first wanted: a start need not wait for them."""
+        from relaymta.explanation.live import Explainer, Parts
+
+        parts = Parts(self.settings, self._resolver, self.deliveries)
+        return Explainer(self._reactor, lambda: parts, self.lanes.rows).table()[command](arguments)
 
     def _adopt(self, arguments: Arguments) -> Deferred[Rows]:
         """For the parent: adopt a shard."""
@@ -325,7 +328,7 @@ class Relay:
             before.retire(DRAIN_SECONDS)
 
     def _make_deliveries(self, settings: Settings) -> Deliveries:
-        finder = HostFinder(self._resolver, settings.mx, ourselves_of(settings), self._random)
+        finder = HostFinder(self._resolver, settings.mx, settings.ourselves, self._random)
         return Deliveries(
             self._reactor,
             finder,

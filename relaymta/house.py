@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,11 +16,12 @@ from twisted.internet.defer import Deferred
 from relaymta import events
 from relaymta.admin.commands import DaemonCommands
 from relaymta.admin.control import ControlSocket
-from relaymta.admin.maillog import Format, MailLog
+from relaymta.admin.maillog import Format, open_log
 from relaymta.assembly import Relay
 from relaymta.board import Board
 from relaymta.settings import VERSION, Settings
 from relaymta.store.interfaces import SpoolError
+from relaymta.workers import raise_limits
 
 Sockets = Mapping[str, socket.socket]
 
@@ -40,7 +40,7 @@ class House:
         reload: Callable[[], Deferred[None] | None],
         stop: Callable[[str], None],
     ) -> None:
-        self.log, self.ears = open_log(reactor, settings)
+        self.log, self.ears = open_log(reactor, settings.log.file, Format(settings.log.format.value))
         self.relay = Relay(
             reactor, settings, self.ears, shard=shard, board=board, pid=os.getpid()
         )
@@ -91,17 +91,3 @@ def _freeze(_: object = None) -> None:
     """What is here now stays: the collector need not look at it again."""
     gc.collect()
     gc.freeze()
-
-
-def open_log(reactor: Any, settings: Settings) -> tuple[MailLog, events.Ears]:
-    """The log as configured, and the ears of which it is the first."""
-    log = MailLog(settings.log.file, reactor.seconds, reactor.callLater, Format(settings.log.format.value))
-    ears = events.Ears()
-    ears.add(log)
-    return log, ears
-
-
-def raise_limits() -> None:
-    """A descriptor for each connection on both sides and each DNS query: as many as we may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

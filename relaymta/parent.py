@@ -22,13 +22,12 @@ from relaymta import events
 from relaymta.admin.commands import DaemonCommands
 from relaymta.admin.control import ControlSocket
 from relaymta.admin.fanout import Fanout, ask
+from relaymta.admin.maillog import Format, open_log
 from relaymta.board import Board
-from relaymta.house import open_log
 from relaymta.settings import VERSION, Settings
 from relaymta.store.disk import RealDisk
 from relaymta.store.shards import shards
-from relaymta.worker import RETIRE_SECONDS, Orders
-from relaymta.workers import FIRST_FREE, Crew, Launch, Place, State
+from relaymta.workers import FIRST_FREE, RETIRE_SECONDS, Crew, Launch, Orders, Place, State
 
 ADOPT_AGAIN = 5.0  # seconds until a shard that could not be adopted is given away again; ours
 DRAIN_LIMIT = 75.0  # seconds that a worker may take to end: sessions, then deliveries, then the disk; ours
@@ -52,7 +51,7 @@ class Parent:
         self._reactor = reactor
         self._settings = settings
         self._text = text
-        self.log, self.ears = open_log(reactor, settings)
+        self.log, self.ears = open_log(reactor, settings.log.file, Format(settings.log.format.value))
         self._sockets: Mapping[str, socket.socket] = {}
         self._crew: Crew | None = None
         self._leaving: list[Crew] = []

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet import reactor
@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 from relaymta import events
 from relaymta.config import ConfigError
 from relaymta.config.loader import dotted, path_of
-from relaymta.house import House, raise_limits
 from relaymta.net.listen import ListenError, bind, bind_endpoint
 from relaymta.parent import Parent
 from relaymta.settings import VERSION, Settings, certificate_refusals, doubts, load_settings, refusals
@@ -32,7 +31,10 @@ from relaymta.smtp.settings import ListenerSettings
 from relaymta.store.disk import RealDisk
 from relaymta.store.interfaces import SpoolError
 from relaymta.store.shards import Claim, claim
-from relaymta.workers import WorkerFailed
+from relaymta.workers import WorkerFailed, raise_limits
+
+if TYPE_CHECKING:
+    from relaymta.house import House
 
 CONFIGURATION = "/etc/relaymta/relaymta.toml"
 STOP_SECONDS = 90.0  # a drain that takes longer hangs; ours, above what a worker may take
@@ -102,6 +104,9 @@ class Daemon(Service):
 
     def _make_inside(self, settings: Settings) -> House | Parent:
         if settings.worker_count == 0:
+            # A parent handles no mail, and a start must not wait until it has read how that is done.
+            from relaymta.house import House
+
             return House(
                 self._reactor, settings, control=settings.admin.socket, reload=self.reload, stop=self.stop
             )

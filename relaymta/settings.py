@@ -41,6 +41,7 @@ from relaymta.queue.settings import LaneLimits, LaneRule, LaneSettings
 from relaymta.queue.settings import Settings as QueueSettings
 from relaymta.reports.settings import Settings as NoticeSettings
 from relaymta.reports.settings import TlsReportSettings
+from relaymta.routing.ourselves import Ourselves
 from relaymta.routing.route import TlsLevel
 from relaymta.routing.settings import HostSettings, RouteSettings
 from relaymta.smtp.settings import AuthMode, ListenerSettings, Profile, TlsMode
@@ -201,6 +202,16 @@ class Settings:
     def worker_count(self) -> int:
         """How many worker processes; 0 is none beside this one."""
         return self.workers if isinstance(self.workers, int) else min(len(os.sched_getaffinity(0)), WORKERS_MAX)
+
+    @property
+    def ourselves(self) -> Ourselves:
+        """Who we are, for RFC 5321 §5.1: what leads back here."""
+        listening = [
+            (listener.address.host, listener.address.port)
+            for listener in self.listeners
+            if listener.address is not None and not listener.address.is_unix
+        ]
+        return Ourselves(self.hostname, listening, self.mx.own_names, self.mx.own_addresses)
 
     @property
     def drop(self) -> str:

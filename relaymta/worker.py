@@ -7,16 +7,12 @@ to leave first at SIGUSR2.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-import cattrs
-from attrs import asdict, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import (
@@ -33,38 +29,10 @@ from relaymta.board import Board
 from relaymta.house import House
 from relaymta.settings import load_settings
 from relaymta.store.interfaces import SpoolError
-from relaymta.workers import LIFE, READY
+from relaymta.workers import LIFE, READY, RETIRE_SECONDS, Orders
 
-RETIRE_SECONDS = 60.0  # how long the clients of an old generation may stay; ours
 LOOK_AGAIN = 0.2  # seconds; ours
 STOP_SECONDS = 70.0  # to drain: sessions, then deliveries, then the disk; ours
-
-
-@frozen(slots=True)
-class Orders:
-    """What a worker is told: files as descriptors that it was born with.
-
-    `configuration`: a copy of the configuration; `sockets`: listeners by name; `board`: the shared counts, of which
-    it writes `column` of `columns`. `orphans`: shards to adopt beside its own.
-    """
-
-    configuration: int
-    sockets: Mapping[str, int]
-    board: int
-    column: int
-    columns: int
-    shard: int
-    orphans: tuple[int, ...]
-    control: str
-
-    def text(self) -> str:
-        """For the command line."""
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def read(cls, text: str) -> Orders:
-        """From the command line."""
-        return cattrs.structure(json.loads(text), cls)
 
 
 @implementer(IReadDescriptor)

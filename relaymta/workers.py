@@ -14,12 +14,15 @@ it says one line when it serves; on LIFE it reads the end of file that says that
 
 from __future__ import annotations
 
+import json
+import resource
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from signal import SIGKILL, SIGTERM, Signals
 
-from attrs import define, field, frozen
+import cattrs
+from attrs import asdict, define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
@@ -30,6 +33,7 @@ READY = 3  # the descriptor on which a worker says that it serves
 LIFE = 4  # the descriptor whose end of file says that the parent is gone
 FIRST_FREE = 5
 BACKOFF_MAX = 30.0  # seconds between two starts of a worker that keeps ending; ours
+RETIRE_SECONDS = 60.0  # how long the clients of an old generation may stay; ours
 SETTLED = 60.0  # seconds after which a worker's end is no longer held against its successor; ours
 
 
@@ -48,6 +52,33 @@ class Launch:
     argv: tuple[str, ...]
     descriptors: Mapping[int, int]
     environment: Mapping[str, str]
+
+
+@frozen(slots=True)
+class Orders:
+    """What a worker is told: files as descriptors that it was born with.
+
+    `configuration`: a copy of the configuration; `sockets`: listeners by name; `board`: the shared counts, of which
+    it writes `column` of `columns`. `orphans`: shards to adopt beside its own.
+    """
+
+    configuration: int
+    sockets: Mapping[str, int]
+    board: int
+    column: int
+    columns: int
+    shard: int
+    orphans: tuple[int, ...]
+    control: str
+
+    def text(self) -> str:
+        """For the command line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def read(cls, text: str) -> Orders:
+        """From the command line."""
+        return cattrs.structure(json.loads(text), cls)
 
 
 class State(Enum):
@@ -177,3 +208,9 @@ class Crew:
 
 class WorkerFailed(Exception):
     """A worker of a new generation ended before it served; the text says how."""
+
+
+def raise_limits() -> None:
+    """A descriptor for each connection on both sides and each DNS query: as many as we may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

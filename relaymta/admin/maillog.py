@@ -14,12 +14,12 @@ import os
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import frozen
 
 from relaymta.admin.logline import Renderer, json_renderer, text_renderer
-from relaymta.events import Event, TlsChecked
+from relaymta.events import Ears, Event, TlsChecked
 
 FLUSH_SECONDS = 0.05  # ours: nobody sees the delay, and a write costs as much as ten lines
 FLUSH_OCTETS = 64 * 1024  # ours: written at once when so much waits
@@ -218,3 +218,11 @@ class _Stamp:
             self._second = second
             self._text = self._before + time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._text}.{int((now - second) * 1000):03d}{self._after}"
+
+
+def open_log(reactor: Any, file: str, style: Format) -> tuple[MailLog, Ears]:
+    """The log as configured, and the ears of which it is the first."""
+    log = MailLog(file, reactor.seconds, reactor.callLater, style)
+    ears = Ears()
+    ears.add(log)
+    return log, ears

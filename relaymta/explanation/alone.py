@@ -21,7 +21,7 @@ from relaymta.events import Event
 from relaymta.explanation.live import Parts, grounds
 from relaymta.explanation.question import Question
 from relaymta.explanation.record import Record, record_row
-from relaymta.explanation.way import Grounds, Way, ourselves_of
+from relaymta.explanation.way import Grounds, Way
 from relaymta.net.dns import Resolver
 from relaymta.routing.mx import HostFinder, Names
 from relaymta.settings import Settings, load_settings
@@ -92,7 +92,7 @@ def deliveries_of(reactor: Any, settings: Settings, names: Names, sts: Sts | Non
     """The way out of a relay with these settings, through which nothing is sent."""
     return Deliveries(
         reactor,
-        HostFinder(names, settings.mx, ourselves_of(settings)),
+        HostFinder(names, settings.mx, settings.ourselves),
         settings.delivery,
         hostname=settings.hostname,
         tell=_unheard,

@@ -35,7 +35,6 @@ from relaymta.policy.relaying import Relaying
 from relaymta.policy.verdict import Transaction
 from relaymta.queue.backoff import SPREAD, timetable
 from relaymta.routing.mx import Host, HostFinder, Names, Refusal
-from relaymta.routing.ourselves import Ourselves
 from relaymta.routing.route import Hop, Route, Transport
 from relaymta.routing.router import Router
 from relaymta.settings import Settings
@@ -81,16 +80,6 @@ class Grounds:
     verdicts: Mapping[str, list[dict[str, Any]]] | None = None
 
 
-def ourselves_of(settings: Settings) -> Ourselves:
-    """Who we are, by the configuration."""
-    listening = [
-        (listener.address.host, listener.address.port)
-        for listener in settings.listeners
-        if listener.address is not None and not listener.address.is_unix
-    ]
-    return Ourselves(settings.hostname, listening, settings.mx.own_names, settings.mx.own_addresses)
-
-
 @define(eq=False)
 class Way:
     """One explanation under way."""
@@ -127,7 +116,7 @@ class Way:
         self._source(route)
         noting = Noting(self.grounds.names)
         settings = self.grounds.settings
-        finder = HostFinder(noting, settings.mx, ourselves_of(settings), Random())
+        finder = HostFinder(noting, settings.mx, settings.ourselves, Random())
         for hop in route.hops:
             await self._hop(hop, route, finder, noting)
         self.notes = noting.notes
