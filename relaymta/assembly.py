@@ -65,9 +65,9 @@ from relaymta.store.interfaces import OpenReport, SpoolError, SpoolLocked, Ticke
 from relaymta.store.shards import Claim, claim, shard_path
 from relaymta.store.spool import SMALL_MAX, DiskSpool
 from relaymta.store.state import State
+from relaymta.workers import DRAIN_SECONDS
 
 DROP_AGAIN = 2.0  # seconds until a worker looks again whether the drop directory has lost its watcher; ours
-DRAIN_SECONDS = 30.0  # how long running transactions and deliveries may take to end; ours
 
 
 class Relay:

@@ -27,13 +27,12 @@ from relaymta.board import Board
 from relaymta.settings import VERSION, Settings
 from relaymta.store.disk import RealDisk
 from relaymta.store.shards import shards
-from relaymta.workers import FIRST_FREE, RETIRE_SECONDS, Crew, Launch, Orders, Place, State
+from relaymta.workers import FIRST_FREE, KILL_SECONDS, RETIRE_SECONDS, Crew, Launch, Orders, Place, State
 
 ADOPT_AGAIN = 5.0  # seconds until a shard that could not be adopted is given away again; ours
-DRAIN_LIMIT = 75.0  # seconds that a worker may take to end: sessions, then deliveries, then the disk; ours
 
 RETIRE = SIGUSR2
-RETIRE_LIMIT = RETIRE_SECONDS + DRAIN_LIMIT
+RETIRE_LIMIT = RETIRE_SECONDS + KILL_SECONDS
 
 
 class Parent:
@@ -108,7 +107,7 @@ class Parent:
                 old.stop(RETIRE_LIMIT, RETIRE).addCallback(self._gone, old)
 
         def failed(failure: Failure) -> Deferred[None]:
-            stopped = crew.stop(DRAIN_LIMIT).addCallback(self._gone, crew)
+            stopped = crew.stop(KILL_SECONDS).addCallback(self._gone, crew)
             return stopped.addCallback(lambda _: failure.raiseException())
 
         return crew.start().addCallbacks(serves, failed)
@@ -136,7 +135,7 @@ class Parent:
             self.log.close()
             return result
 
-        stopped: Deferred[Any] = gatherResults([crew.stop(DRAIN_LIMIT) for crew in crews], consumeErrors=True)
+        stopped: Deferred[Any] = gatherResults([crew.stop(KILL_SECONDS) for crew in crews], consumeErrors=True)
         return stopped.addBoth(close)
 
     def reopen_logs(self) -> None:

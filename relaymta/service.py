@@ -31,13 +31,13 @@ from relaymta.smtp.settings import ListenerSettings
 from relaymta.store.disk import RealDisk
 from relaymta.store.interfaces import SpoolError
 from relaymta.store.shards import Claim, claim
-from relaymta.workers import WorkerFailed, raise_limits
+from relaymta.workers import KILL_SECONDS, WorkerFailed, raise_limits
 
 if TYPE_CHECKING:
     from relaymta.house import House
 
 CONFIGURATION = "/etc/relaymta/relaymta.toml"
-STOP_SECONDS = 90.0  # a drain that takes longer hangs; ours, above what a worker may take
+STOP_SECONDS = KILL_SECONDS + 15.0  # above what the workers may take
 
 
 class Options(usage.Options):

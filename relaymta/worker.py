@@ -29,10 +29,9 @@ from relaymta.board import Board
 from relaymta.house import House
 from relaymta.settings import load_settings
 from relaymta.store.interfaces import SpoolError
-from relaymta.workers import LIFE, READY, RETIRE_SECONDS, Orders
+from relaymta.workers import LIFE, READY, RETIRE_SECONDS, STOP_SECONDS, Orders
 
 LOOK_AGAIN = 0.2  # seconds; ours
-STOP_SECONDS = 70.0  # to drain: sessions, then deliveries, then the disk; ours
 
 
 @implementer(IReadDescriptor)

@@ -33,6 +33,9 @@ READY = 3  # the descriptor on which a worker says that it serves
 LIFE = 4  # the descriptor whose end of file says that the parent is gone
 FIRST_FREE = 5
 BACKOFF_MAX = 30.0  # seconds between two starts of a worker that keeps ending; ours
+DRAIN_SECONDS = 30.0  # how long running transactions may take to end, and deliveries again; ours
+STOP_SECONDS = 2 * DRAIN_SECONDS + 10.0  # sessions, then deliveries, then the disk: a process that takes longer hangs
+KILL_SECONDS = STOP_SECONDS + 5.0  # until its parent makes an end of it
 RETIRE_SECONDS = 60.0  # how long the clients of an old generation may stay; ours
 SETTLED = 60.0  # seconds after which a worker's end is no longer held against its successor; ours
 
