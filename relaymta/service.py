@@ -12,18 +12,17 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python import usage
 from twisted.python.failure import Failure
 
 from relaymta import events
 from relaymta.config import ConfigError
-from relaymta.config.loader import dotted, path_of
+from relaymta.config.loader import Loaded
 from relaymta.net.listen import ListenError, bind, bind_endpoint
 from relaymta.parent import Parent
 from relaymta.settings import VERSION, Settings, certificate_refusals, doubts, load_settings, refusals
@@ -62,16 +61,17 @@ def makeService(options: Options) -> IService:
         raise SystemExit("\n".join(refused))
     for key, text in doubts(settings):
         sys.stderr.write(f"relaymta: {loaded.problem(key, text)}\n")
-    return Daemon(reactor, options["config"], settings)
+    return Daemon(reactor, loaded)
 
 
 class Daemon(Service):
     """The daemon's life: a House in this process, or the Parent of several."""
 
-    def __init__(self, reactor: Any, file: str, settings: Settings) -> None:
+    def __init__(self, reactor: Any, loaded: Loaded[Settings]) -> None:
         self._reactor = reactor
-        self._file = file
-        self._settings = settings
+        self._file = loaded.file
+        self._settings = loaded.settings
+        self._text = loaded.text.encode()
         self._sockets: dict[str, socket.socket] = {}
         self._inside: House | Parent | None = None
         self._claim: Claim | None = None
@@ -110,8 +110,7 @@ class Daemon(Service):
             return House(
                 self._reactor, settings, control=settings.admin.socket, reload=self.reload, stop=self.stop
             )
-        text = Path(self._file).read_bytes()
-        return Parent(self._reactor, settings, text, reload=self.reload, stop=self.stop)
+        return Parent(self._reactor, settings, self._text, reload=self.reload, stop=self.stop)
 
     def _started(self, _: object) -> None:
         where = " ".join(f"{one.name}={_place(one)}" for one in self._settings.listeners)
@@ -160,9 +159,9 @@ class Daemon(Service):
 
         The number of workers may change, but not from or to none.
         """
-        text = Path(self._file).read_bytes()
-        settings = load_settings(self._file).settings
-        refused = [f"{_shown(key)}: {text}" for key, text in certificate_refusals(settings)]
+        loaded = load_settings(self._file)
+        settings, text = loaded.settings, loaded.text.encode()
+        refused = [str(loaded.problem(key, said)) for key, said in certificate_refusals(settings)]
         if refused:
             raise OSError("\n".join(refused))
         inside = self._inside
@@ -181,10 +180,12 @@ class Daemon(Service):
             _close(sockets, before)
             return failure
 
+        begun: Deferred[None]
         if isinstance(inside, Parent):
-            return inside.reload(settings, text, sockets).addCallbacks(done, failed)
-        inside.reload(settings, sockets)
-        return succeed(None).addCallback(done)
+            begun = inside.reload(settings, text, sockets)
+        else:
+            begun = maybeDeferred(inside.reload, settings, sockets)
+        return begun.addCallbacks(done, failed)
 
     def _rebind(self, settings: Settings) -> dict[str, socket.socket]:
         """The sockets for `settings`: those whose place is the same as before, and new ones. Raises ListenError."""
@@ -220,11 +221,6 @@ def _bind(listener: ListenerSettings) -> socket.socket:
     if listener.address is None:
         return bind_endpoint(reactor, listener.endpoint)
     return bind(listener.address, listener.group)
-
-
-def _shown(key: str) -> str:
-    """A key as people count: from 1."""
-    return dotted(path_of(key))
 
 
 def _place(listener: ListenerSettings) -> str:

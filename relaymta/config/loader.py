@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast, get_args
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 from cattrs import Converter
 
 from relaymta.config.contracts import Checked
@@ -38,11 +38,12 @@ class Row:
 
 @frozen(slots=True)
 class Loaded(Generic[T]):
-    """Settings, the file they came from, and the line of each key that stands there."""
+    """Settings, the file they came from, the line of each key that stands there, and its whole text."""
 
     settings: T
     file: str
     lines: Mapping[Path, int]
+    text: str = field(default="", repr=False)
 
     def origin(self, path: Path) -> str:
         """The place of the key, "file:line", or "default"."""
@@ -122,7 +123,7 @@ def loads(
     if complaints or made is None:
         problems = [Problem(file, _line(lines, path), dotted(path), said) for path, said in complaints]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line))
-    return Loaded(made, file, lines)
+    return Loaded(made, file, lines, text)
 
 
 def dotted(path: Path) -> str:
