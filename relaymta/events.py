@@ -354,6 +354,7 @@ class TlsChecked(Event):
 
     `policy` is "tlsa", "sts" or "no-policy-found"; `terms` the policy's own lines (TLSA records or the policy file's);
     `result` is "" for a success, else the result type ("certificate-expired"). `source`: our address, where known.
+    `domain` is who is told; `policy_domain` is the TLSA base domain, "" where the policy is the domain's own (§1.1).
     """
 
     domain: str
@@ -365,6 +366,7 @@ class TlsChecked(Event):
     address: str
     result: str
     reason: str
+    policy_domain: str = ""
 
 
 @frozen(slots=True)

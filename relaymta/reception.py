@@ -343,6 +343,7 @@ class Guest:
             envid=mail.envid,
             requiretls=mail.requiretls,
             release_at=mail.release_at,
+            release_request=mail.release_request,
         )
 
     def turned_down(self, envelope: Envelope, size: int, reply: Reply, check: str = "") -> Reply:
@@ -358,13 +359,12 @@ class Guest:
 
 
 def forwarded(origin: Origin, said: XForward) -> Origin:
-    """An origin as XFORWARD tells it, as far as it does; how the message came to us stays what it was."""
-    return evolve(
-        origin,
-        client=said.client or origin.client,
-        port=said.port if said.client else origin.port,
-        helo=said.helo or origin.helo,
-    )
+    """An origin as XFORWARD tells it; how the message came to us stays what it was.
+
+    XFORWARD_README: what is known of two clients is never mixed. Without an address the rest is ignored: it is mail of
+    the very host that speaks.
+    """
+    return evolve(origin, client=said.client, port=said.port, helo=said.helo) if said.client else origin
 
 
 class Arrival:

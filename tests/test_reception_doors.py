@@ -88,18 +88,22 @@ def arrived(porch: Porch, peer: Peer) -> None:
     ("said", "origin"),
     [
         (XForward("192.0.2.7", 99, "n", "helo.example", "ESMTP", "4AbC", "REMOTE"), ("192.0.2.7", 99, "helo.example")),
-        (XForward("192.0.2.7"), ("192.0.2.7", 0, "client.example.net")),
+        (XForward("192.0.2.7"), ("192.0.2.7", 0, "")),
         (XForward(ident="4AbC", source="LOCAL"), ("192.0.2.1", 4711, "client.example.net")),
+        (XForward(helo="helo.example", port=99), ("192.0.2.1", 4711, "client.example.net")),
     ],
 )
 def test_a_message_comes_from_where_xforward_says(said: XForward, origin: tuple[str, int, str]) -> None:
-    """As far as it says so: in the envelope, the Received field and the log; how it came to us stays what it was."""
+    """In the envelope, the Received field and the log, never mixed with what is known of the host that says so.
+
+    How it came to us stays what it was.
+    """
     porch = Porch()
     arrived(porch, Peer("s1", "mx", "192.0.2.1", 4711, "192.0.2.25", forwarded=said))
     envelope, content = porch.stored()
     assert (envelope.origin.client, envelope.origin.port, envelope.origin.helo) == origin
     assert envelope.origin.protocol == "ESMTP" and envelope.origin.session == "s1"
-    assert content.startswith(f"Received: from {origin[2]} ([{origin[0]}])".encode())
+    assert content.startswith(f"Received: from {origin[2] or f'[{origin[0]}]'} ([{origin[0]}])".encode())
     assert porch.of(events.MessageAccepted)[0].client == origin[0]
     [told] = porch.of(events.OriginForwarded)
     assert (told.session, told.client, told.origin, told.ident) == ("s1", "192.0.2.1", said.client, said.ident)

@@ -162,9 +162,9 @@ def test_a_message_without_a_body_is_completed_too() -> None:
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        (b"Subject: x\r\n", "550 5.6.0 the message has no From field"),
-        (b"From: a@x.example\r\nFrom: b@x.example\r\n", "550 5.6.0 the message has more than one From field"),
-        (b"", "550 5.6.0 the message has no From field"),
+        (b"Subject: x\r\n", "554 5.6.0 the message has no From field"),
+        (b"From: a@x.example\r\nFrom: b@x.example\r\n", "554 5.6.0 the message has more than one From field"),
+        (b"", "554 5.6.0 the message has no From field"),
     ],
 )
 def test_a_message_of_nobody_is_refused_and_leaves_nothing(header: bytes, said: str, body: bytes) -> None:
@@ -199,7 +199,7 @@ def test_a_long_header_section_is_completed_before_the_rest_is_kept(size: int, p
     assert office.send(b"From: a@x.example\r\n" + field + b"Bcc: b@y.example\r\n" + LARGE, piece).code == 250
     assert office.kept().endswith(b"From: a@x.example\r\n" + field + LARGE)
     said = str(office.send(b"From: a@x.example\r\n" + field + b"From: b@x.example\r\n" + LARGE, piece))
-    assert said == "550 5.6.0 the message has more than one From field"
+    assert said == "554 5.6.0 the message has more than one From field"
 
 
 # Who is served
@@ -357,9 +357,11 @@ def test_what_is_over_quota_is_held(tmp_path: Path) -> None:
 def test_a_release_is_kept_with_the_message(body: bytes) -> None:
     """RFC 4865: durable, and scheduled for its time."""
     office = Office()
-    assert office.send(b"From: a@x.example\r\n" + body, release_at=NOW + 600.5).code == 250
+    wish = {"release_at": NOW + 600.5, "release_request": "for;600"}
+    assert office.send(b"From: a@x.example\r\n" + body, **wish).code == 250
     office.settle()
-    assert office.ready == [] and office.stored()[0].release_at == NOW + 600.5
+    stored = office.stored()[0]
+    assert office.ready == [] and (stored.release_at, stored.release_request) == (NOW + 600.5, "for;600")
     [kept] = office.spool.stable.values()
     assert kept.schedule == Schedule(int(NOW) + 601, "", "alice@example.net")
 

@@ -56,7 +56,8 @@ class TlsGatherer:
             self._count_policy(event)
 
     def _count(self, event: events.TlsChecked) -> None:
-        key = (int(self._seconds()) // DAY, event.domain, event.policy, event.terms, event.mx_patterns)
+        day = int(self._seconds()) // DAY
+        key = (day, event.domain, event.policy, event.policy_domain, event.terms, event.mx_patterns)
         if not event.result:
             self._successes[key] = self._successes.get(key, 0) + 1
         else:
@@ -66,7 +67,7 @@ class TlsGatherer:
     def _count_policy(self, event: events.StsPolicyFailed) -> None:
         """RFC 8460 §4.3.2.2: a policy that cannot be fetched is told too; there is none to be shown."""
         if event.result != DNS:
-            key: Key = (int(self._seconds()) // DAY, event.domain, "sts", (), ())
+            key: Key = (int(self._seconds()) // DAY, event.domain, "sts", "", (), ())
             self._failed(key, (event.result, "", "", "", event.reason[:TEXT_MAX]))
             self._wake()
 

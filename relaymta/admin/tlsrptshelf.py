@@ -35,9 +35,10 @@ CREATE TABLE IF NOT EXISTS days (
 CREATE INDEX IF NOT EXISTS days_by_due ON days (due);
 CREATE TABLE IF NOT EXISTS tallies (
     number INTEGER PRIMARY KEY,
-    day INTEGER NOT NULL, domain TEXT NOT NULL, type TEXT NOT NULL, terms TEXT NOT NULL, patterns TEXT NOT NULL,
+    day INTEGER NOT NULL, domain TEXT NOT NULL, type TEXT NOT NULL, of TEXT NOT NULL DEFAULT '',
+    terms TEXT NOT NULL, patterns TEXT NOT NULL,
     successes INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (day, domain, type, terms, patterns)
+    UNIQUE (day, domain, type, of, terms, patterns)
 );
 CREATE TABLE IF NOT EXISTS details (
     tally INTEGER NOT NULL,
@@ -54,7 +55,8 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE INDEX IF NOT EXISTS outbox_by_due ON outbox (due);
 """
 
-Key = tuple[int, str, str, tuple[str, ...], tuple[str, ...]]  # day, domain, policy type, terms, MX patterns
+# day, domain, policy type, its own domain ("": that one), terms, MX patterns
+Key = tuple[int, str, str, str, tuple[str, ...], tuple[str, ...]]
 Failure = tuple[str, str, str, str, str]  # result type, our address, MX host, its address, reason
 
 
@@ -165,7 +167,7 @@ def _tally(
 
     `domains`: how many there are, by day; counted once in a transaction.
     """
-    day, domain, kind, terms, patterns = key
+    day, domain, kind, of, terms, patterns = key
     if connection.execute("SELECT 1 FROM days WHERE day = ? AND domain = ?", (day, domain)).fetchone() is None:
         if day not in domains:
             (domains[day],) = connection.execute("SELECT count(*) FROM days WHERE day = ?", (day,)).fetchone()
@@ -173,11 +175,12 @@ def _tally(
             return None
         domains[day] += 1
         connection.execute("INSERT INTO days VALUES (?, ?, ?)", (day, domain, due(day)))
-    row = (day, domain, kind, json.dumps(terms), json.dumps(patterns))
+    row = (day, domain, kind, of, json.dumps(terms), json.dumps(patterns))
     connection.execute(
-        "INSERT INTO tallies (day, domain, type, terms, patterns) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row
+        "INSERT INTO tallies (day, domain, type, of, terms, patterns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        row,
     )
-    where = "day = ? AND domain = ? AND type = ? AND terms = ? AND patterns = ?"
+    where = "day = ? AND domain = ? AND type = ? AND of = ? AND terms = ? AND patterns = ?"
     number: int = connection.execute(f"SELECT number FROM tallies WHERE {where}", row).fetchone()[0]
     return number
 
@@ -210,13 +213,13 @@ def _claim_days(connection: sqlite3.Connection, now: float, limit: int) -> list[
 
 
 def _tallies(connection: sqlite3.Connection, day: int, domain: str) -> Iterable[Tally]:
-    sql = "SELECT number, type, terms, patterns, successes FROM tallies WHERE day = ? AND domain = ?"
-    for number, kind, terms, patterns, successes in connection.execute(sql, (day, domain)).fetchall():
+    sql = "SELECT number, type, of, terms, patterns, successes FROM tallies WHERE day = ? AND domain = ?"
+    for number, kind, of, terms, patterns, successes in connection.execute(sql, (day, domain)).fetchall():
         details = connection.execute(
             "SELECT result, source, mx, address, reason, count FROM details WHERE tally = ?", (number,)
         )
         found = tuple(Detail(*row) for row in details)
-        yield Tally(kind, tuple(json.loads(terms)), tuple(json.loads(patterns)), successes, found)
+        yield Tally(kind, tuple(json.loads(terms)), tuple(json.loads(patterns)), successes, found, of)
 
 
 def _move(

@@ -13,7 +13,6 @@ from typing import Any
 
 from attrs import define, evolve, frozen
 from twisted.internet.defer import Deferred
-from twisted.web.iweb import IPolicyForHTTPS
 
 from relaymta.config.secretfile import SecretError, SecretFile
 from relaymta.delivery.account import AccountSettings
@@ -73,7 +72,7 @@ class _Account:
 
 
 class Accounts:
-    """The accounts of one process. `seconds` is a monotonic clock; `policy`: which HTTPS certificates are believed."""
+    """The accounts of one process. `seconds` is a monotonic clock; `trust_root`: as trust.believing has it."""
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class Accounts:
         accounts: Iterable[AccountSettings],
         seconds: Callable[[], float],
         tell: Ear,
-        policy: IPolicyForHTTPS | None = None,
+        trust_root: Any = None,
     ) -> None:
         self._seconds = seconds
         self._tell = tell
@@ -92,7 +91,7 @@ class Accounts:
             one.name: _Account(
                 one,
                 SecretFile(one.password_file) if one.password_file else None,
-                Tokens(reactor, _grant(one), seconds, policy) if one.by_token else None,
+                Tokens(reactor, _grant(one), seconds, trust_root) if one.by_token else None,
             )
             for one in accounts
         }

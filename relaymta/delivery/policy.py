@@ -60,13 +60,13 @@ class Ask:
 
     @property
     def domain(self) -> str:
-        """The policy domain: the recipient's, or the next hop that the operator named."""
+        """The policy domain: the recipient's, or the next hop that the operator named (RFC 8461 §3.4)."""
         return self.hop.name
 
     @property
     def by_mx(self) -> bool:
-        """Whether the host was found by the MX of the recipient's own domain."""
-        return self.hop.mx and not self.hop.configured
+        """Whether the host was found by the MX of that domain, and so is its domain's to speak for."""
+        return self.hop.mx
 
 
 def demands_tls(envelope: Envelope, route: Route) -> bool:
@@ -96,6 +96,7 @@ class Watch:
     policy: str = "no-policy-found"
     terms: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    policy_domain: str = ""
 
 
 @frozen(slots=True)

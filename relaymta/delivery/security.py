@@ -171,7 +171,7 @@ class Security:
             case.say("TLS is a must, unauthenticated, since there are records")
 
     async def _ask_sts(self, case: _Case) -> None:
-        """RFC 8461 §5: the policy of the recipient's domain; DANE went before it (§2)."""
+        """RFC 8461 §5: the policy of the domain whose MX we use (§3.4); DANE went before it (§2)."""
         if self._sts is None or not case.ask.by_mx:
             return
         policy = await self._sts.policy(case.ask.domain)
@@ -189,7 +189,7 @@ class Security:
                 case.by_sts = True
             else:
                 text = f"MTA-STS: the policy of {case.ask.domain} does not name {case.host.name}"
-                case.refuse(text, Result.VALIDATION)  # RFC 8461 §4.2: never delivered to such a host
+                case.refuse(text, Result.VALIDATION)  # RFC 8461 §5: never delivered to such a host
         elif mode == TESTING:
             case.tested = True
             case.result = case.result or ("" if allowed else Result.VALIDATION.value)
@@ -304,7 +304,8 @@ class _Case:
         domain = self.ask.domain
         terms = self.terms
         if terms is not None and terms.presence is not Presence.NONE:
-            self.watch = Watch(domain, "tlsa", terms.published)
+            # RFC 8460 §1.1: the policy domain of DANE is the TLSA base domain; who is told, the recipient's
+            self.watch = Watch(domain, "tlsa", terms.published, policy_domain=terms.base)
         elif self.sts is not None and (self.by_sts or self.tested or self.refusal is not None):
             self.watch = Watch(domain, "sts", tuple(self.sts.text), tuple(self.sts.mx))
         else:

@@ -1,6 +1,6 @@
 """TLS connections of the client's side, and the proof that their peers are who they must be.
 
-RFC 7435 §3 (unauthenticated), RFC 6125 and RFC 8461 §4.1 (a certificate of a known authority), RFC 7672 (DANE),
+RFC 7435 §3 (unauthenticated), RFC 6125 and RFC 8461 §4.2 (a certificate of a known authority), RFC 7672 (DANE),
 RFC 8996 (nothing older than TLS 1.2 proves anything), RFC 6066 §3 (the name that is shown to the server). The proof
 is looked at when the handshake is done and before a word is said, so that what was wrong can be told exactly. Which
 of these is asked for is left to delivery.security.

@@ -159,7 +159,7 @@ class Walk:
         """Policy bars the host before anybody connects to it."""
         assert decision.refusal is not None
         place = Place(host.name, host.addresses[0], host.port)
-        self._check(place, decision, decision.result or None, decision.refusal.text)
+        self._check(place, decision, decision.result or None, decision.refusal.text, "")
         self._failed(place, decision.refusal, Peer(place.host, place.address), 0.0)
 
     def _refused(self, refusal: Refusal) -> None:
@@ -224,7 +224,7 @@ class Walk:
         try:
             decision, sender = await self._dial(place, means.security.at(decision, place.address, place.port), key)
         except SessionError as error:
-            self._check(place, decision, result_of(error.answer), classify.reason(error.answer))
+            self._check(place, decision, result_of(error.answer), classify.reason(error.answer), error.local)
             answer = demanded(decision, error.answer)
             self._failed(place, answer, Peer(place.host, place.address), means.seconds() - started)
             return None
@@ -251,7 +251,7 @@ class Walk:
             clear = means.security.in_clear(decision, error.answer, place.address, place.port)
             if clear is None:
                 raise
-            self._check(place, decision, result_of(error.answer), classify.reason(error.answer))
+            self._check(place, decision, result_of(error.answer), classify.reason(error.answer), error.local)
         clear = evolve(clear, watch=None)  # it was counted as what it was
         return clear, await means.dialer.open(
             place, clear, lmtp=self._lmtp, source=key.source, account=key.account
@@ -259,23 +259,26 @@ class Walk:
 
     def _check_session(self, place: Place, decision: Decision, sender: RelaySender) -> None:
         """Tell what came of a policy in a session that stands."""
-        verdict = sender.verdict
+        verdict, local = sender.verdict, sender.local
         if not sender.tls:
             avoided = decision.tls is Tls.NEVER and bool(decision.result)
-            self._check(place, decision, decision.result if avoided else Result.STARTTLS.value, "in clear")
+            self._check(place, decision, decision.result if avoided else Result.STARTTLS.value, "in clear", local)
         elif verdict.result:
-            self._check(place, decision, verdict.result, verdict.text)
+            self._check(place, decision, verdict.result, verdict.text, local)
         else:
-            self._check(place, decision, decision.result, "")
+            self._check(place, decision, decision.result, "", local)
 
-    def _check(self, place: Place, decision: Decision, result: str | None, reason: str) -> None:
-        """RFC 8460 §4.3: one session with a host of somebody's policy domain. None: it said nothing of TLS."""
+    def _check(self, place: Place, decision: Decision, result: str | None, reason: str, local: str) -> None:
+        """RFC 8460 §4.3: one session with a host of somebody's policy domain. None: it said nothing of TLS.
+
+        `local` is our address in it, "" where there was no connection.
+        """
         watch = decision.watch
         if watch is not None and result is not None:
             self._means.tell(
                 TlsChecked(
-                    watch.domain, watch.policy, watch.terms, place.host, watch.patterns, "", place.address,
-                    result, reason,
+                    watch.domain, watch.policy, watch.terms, place.host, watch.patterns, local, place.address,
+                    result, reason, watch.policy_domain,
                 )
             )  # fmt: skip
 

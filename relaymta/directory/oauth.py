@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, FileBodyProducer, ResponseDone
+from twisted.web.client import Agent, FileBodyProducer, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
@@ -27,6 +27,7 @@ from relaymta.directory.names import account_name
 from relaymta.directory.patience import within
 from relaymta.directory.remembered import Remembered
 from relaymta.directory.settings import OAuthSettings
+from relaymta.trust import VerifyingPolicy, believing
 
 REMEMBER = 60.0  # seconds that a yes is remembered; ours
 ANSWER_MAX = 65_536  # octets of an answer; ours
@@ -45,8 +46,7 @@ class Introspection:
         self._settings = settings
         self.rights = settings.rights
         self._reactor = reactor
-        policy = BrowserLikePolicyForHTTPS(authorities(settings.ca_file))
-        self._agent = Agent(reactor, contextFactory=policy, connectTimeout=settings.timeout)
+        self._options = believing(authorities(settings.ca_file))
         self._places = DeferredSemaphore(QUESTIONS)
         self._known: Remembered[str] = Remembered(reactor.seconds)
         headers = {"Accept": ["application/json"], "Content-Type": ["application/x-www-form-urlencoded"]}
@@ -103,8 +103,10 @@ class Introspection:
 
     async def _ask(self, token: str) -> dict[str, Any]:
         form = urlencode({"token": token, "token_type_hint": "access_token"}).encode()  # RFC 7662 §2.1
+        policy = VerifyingPolicy(self._options)
+        agent = Agent(self._reactor, contextFactory=policy, connectTimeout=self._settings.timeout)
         try:
-            response: IResponse = await self._agent.request(
+            response: IResponse = await agent.request(
                 b"POST",
                 self._settings.introspection_url.encode(),
                 self._headers,
@@ -115,16 +117,17 @@ class Introspection:
                 raise DirectoryUnavailableError(f"oauth: the answer was {response.code}")
             body = _Body()
             response.deliverBody(body)
-            said = json.loads(await body.whole)
+            answer = json.loads(await body.whole)
         except (DirectoryUnavailableError, CancelledError):
             raise
         except (ValueError, RecursionError):
             raise DirectoryUnavailableError("oauth: the answer is not JSON") from None
         except Exception as error:  # noqa: BLE001 whatever connections and TLS can come to: we could not ask
-            raise DirectoryUnavailableError(f"oauth: {_reason(error)}") from None
-        if not isinstance(said, dict):
+            said = "the certificate is not for this host" if policy.stranger else _reason(error)
+            raise DirectoryUnavailableError(f"oauth: {said}") from None
+        if not isinstance(answer, dict):
             raise DirectoryUnavailableError("oauth: the answer is not a JSON object")
-        return said
+        return answer
 
 
 class _Body(Protocol):

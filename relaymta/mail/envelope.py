@@ -71,7 +71,8 @@ class Envelope:
     """What was accepted. `sender` None is the null reverse-path; times are POSIX time in seconds.
 
     `requiretls`: the sender asked for it (RFC 8689 §4.1). `tls_optional`: "TLS-Required: No" stands in the header
-    (RFC 8689 §5), which REQUIRETLS overrules. `release_at`: not to be sent before (RFC 4865), 0 for at once.
+    (RFC 8689 §3), which REQUIRETLS overrules. `release_at`: not to be sent before (RFC 4865), 0 for at once;
+    `release_request`: how that was asked, for notices.
     """
 
     sender: Address | None
@@ -85,3 +86,4 @@ class Envelope:
     requiretls: bool = False
     tls_optional: bool = False
     release_at: float = 0.0
+    release_request: str = ""

@@ -1,7 +1,7 @@
 """HTTPS as far as mail needs it: one request, verified, with a limit for its time and its size.
 
-RFC 6125 (names in certificates), RFC 9110 (status codes). Names are resolved by net.dns and not by the system, the
-certificate is verified against the system's authorities, and a redirect is an answer like any other: it is not
+RFC 9110 (status codes). Names are resolved by net.dns and not by the system, the certificate is verified by
+relaymta.trust against the system's authorities, and a redirect is an answer like any other: it is not
 followed. twisted.web.client.Agent speaks; nothing is kept alive.
 """
 
@@ -16,19 +16,16 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 from OpenSSL import SSL
-from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
-from service_identity.pyopenssl import extract_patterns
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import (
-    IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import CertificateOptions, platformTrust
+from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseDone
@@ -39,6 +36,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from relaymta.net.dns_answer import Answer
+from relaymta.trust import Verifying, believing
 
 ADDRESSES_MAX: Final = 4  # tried of one host; ours
 CONNECT_SECONDS: Final = 5.0  # for one address; ours
@@ -84,7 +82,7 @@ class Https:
     ) -> None:
         self._reactor = reactor
         self._addresses = addresses
-        self._options = CertificateOptions(trustRoot=platformTrust() if trust_root is None else trust_root)
+        self._options = believing(trust_root)
         self._public_only = public_only
 
     async def get(self, url: str, *, limit: int, timeout: float) -> Page:
@@ -239,44 +237,6 @@ class _Metered(WrappingFactory):
         self.count = count
 
 
-@implementer(IOpenSSLClientConnectionCreator)
-class _Verifying:
-    """Makes a connection that shows the host's name and takes no certificate but one for it (RFC 6125).
-
-    Not by twisted's optionsForClientTLS: there a certificate whose names cannot be read, as one without any, passes
-    for every host once its chain is good. Here whatever is not proved fails. And the authorities are read once.
-    """
-
-    def __init__(self, options: CertificateOptions, host: str) -> None:
-        self._options = options
-        self.stranger = False  # whether a certificate with a good chain was not for the host
-        try:
-            self._service: Any = IPAddress_ID(str(ip_address(host)))
-            self._name = b""
-        except ValueError:
-            self._service = DNS_ID(host)
-            self._name = host.encode("ascii")
-
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
-        """For one handshake."""
-        connection = SSL.Connection(self._options.getContext(), None)
-        if self._name:
-            connection.set_tlsext_host_name(self._name)  # RFC 6066 §3: names only
-        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._check)
-        return connection
-
-    def _check(self, connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int) -> bool:
-        """OpenSSL asks for each certificate of the chain, the server's own last."""
-        if not ok or depth:
-            return bool(ok)
-        try:
-            verify_service_identity(extract_patterns(certificate), [self._service], [])
-        except Exception:  # noqa: BLE001 a name that cannot be read is no proof
-            self.stranger = True
-            return False
-        return True
-
-
 @implementer(IStreamClientEndpoint)
 class _Place:
     """A host by name: its addresses, by our own resolver, one after the other."""
@@ -351,7 +311,7 @@ class _Endpoints:
         self._public_only = public_only
         self._left = limit
         self.meter: Any = None
-        self.creator: _Verifying | None = None
+        self.creator: Verifying | None = None
 
     @property
     def over(self) -> bool:
@@ -371,7 +331,7 @@ class _Endpoints:
     def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
         """For the Agent."""
         host = uri.host.decode("ascii").strip("[]")
-        creator = self.creator = _Verifying(self._options, host)
+        creator = self.creator = Verifying(self._options, host)
         place = _Place(self._reactor, self._addresses, host, uri.port, self._public_only)
         secure = wrapClientTLS(cast(Any, creator), cast(IStreamClientEndpoint, place))
         return cast(IStreamClientEndpoint, _Metering(secure, self))

@@ -16,15 +16,15 @@ from urllib.parse import quote_plus, urlencode
 
 from attrs import field, frozen
 from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, FileBodyProducer, ResponseDone
+from twisted.web.client import Agent, FileBodyProducer, ResponseDone
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IResponse
 
 from relaymta.config.secretfile import SecretError, SecretFile
+from relaymta.trust import VerifyingPolicy, believing
 
 TIMEOUT = 30.0  # seconds for one request in all; ours
 CONNECT_TIMEOUT = 10.0
@@ -58,15 +58,15 @@ class Token:
 
 
 class Tokens:
-    """The tokens of one grant. `seconds` is a monotonic clock; `policy` says which certificates are believed."""
+    """The tokens of one grant. `seconds` is a monotonic clock; `trust_root`: as trust.believing has it."""
 
     def __init__(
-        self, reactor: Any, grant: Grant, seconds: Callable[[], float], policy: IPolicyForHTTPS | None = None
+        self, reactor: Any, grant: Grant, seconds: Callable[[], float], trust_root: Any = None
     ) -> None:
         self._reactor = reactor
         self._grant = grant
         self._seconds = seconds
-        self._policy = policy
+        self._policy = VerifyingPolicy(believing(trust_root))  # one request at a time
         self._kept: Token | None = None
         self._trouble = ("", 0.0)
         self._refresh = ""  # the refresh token in force, where the server gave a new one that could not be written
@@ -110,13 +110,13 @@ class Tokens:
             raise TokenError(str(error)) from None
         # RFC 6749 §4.4.2, §6: a form in the body
         body = FileBodyProducer(BytesIO(urlencode(fields).encode()))
-        agent = Agent(self._reactor, self._policy or BrowserLikePolicyForHTTPS(), connectTimeout=CONNECT_TIMEOUT)
+        agent = Agent(self._reactor, self._policy, connectTimeout=CONNECT_TIMEOUT)
         asked: Deferred[Any] = agent.request(b"POST", self._grant.token_url.encode(), headers, body)
         asked.addCallback(_read).addTimeout(TIMEOUT, self._reactor)
         try:
             code, octets = await asked
         except Exception as error:  # noqa: BLE001 - whatever the network, TLS or HTTP had: no token
-            raise TokenError(f"{self._grant.token_url}: {_describe(error)}") from None
+            raise TokenError(f"{self._grant.token_url}: {_describe(error, self._policy.stranger)}") from None
         return self._take(code, octets)
 
     def _request(self) -> tuple[dict[str, str], Headers]:
@@ -208,14 +208,14 @@ def _word(text: object) -> str:
     return text[:60] if isinstance(text, str) and text.isascii() and text.isprintable() else ""
 
 
-def _describe(error: BaseException) -> str:
+def _describe(error: BaseException, stranger: bool) -> str:
     """A short sentence: what the network or the TLS library says, also where twisted.web has wrapped it."""
     reasons = getattr(error, "reasons", None)
     if reasons:
         error = reasons[0].value
     if isinstance(error, (TimeoutError, CancelledError)):
         return "no answer in time"
-    if isinstance(error, VerificationError):
+    if isinstance(error, SSL.Error) and stranger:
         return "the certificate is not for this host"
     text = str(error)
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):

@@ -1,8 +1,8 @@
 """Whom an account may send as: the envelope's sender at MAIL, the authors in the header at the end of data.
 
 RFC 6409 §6.1 (sender rights), RFC 5322 §3.6.2 (From and Sender). An account without `senders` may send as anybody. One
-with them is held to them strictly: a header section that does not say clearly whom it is from is refused, and so is
-the null reverse-path, by which a message would escape the check and its failures the account.
+with them is held to them strictly: a header section that does not say clearly whom it is from is refused. The null
+reverse-path is nobody's, and for anybody (RFC 6409 §3.2): read receipts have it, and their header is looked at as well.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Rights:
             return None
         senders = _senders(account.senders)
         sender = transaction.sender
-        if senders.anybody or (sender is not None and sender in senders):
+        if senders.anybody or sender is None or sender in senders:
             return None
-        return self._no(account, "<>" if sender is None else str(sender), "the reverse-path")
+        return self._no(account, str(sender), "the reverse-path")
 
     def content(self, transaction: Transaction, header: bytes) -> Opinion:
         """From and Sender."""
@@ -80,7 +80,8 @@ class Rights:
                 if address not in senders:
                     return self._no(account, str(address), "the header")
         except AuthorError as error:
-            return Verdict(Reply(550, "5.6.0", str(error)), self.name, f"{account.name}: {error}")
+            # RFC 6409 §6.3: 554 is for what is wrong with the data itself
+            return Verdict(Reply(554, "5.6.0", str(error)), self.name, f"{account.name}: {error}")
         return None
 
     def _no(self, account: Account, sender: str, where: str) -> Verdict:

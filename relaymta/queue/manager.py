@@ -477,7 +477,7 @@ def _begin(envelope: Envelope) -> float:
 
 
 def _due(envelope: Envelope) -> int:
-    """When a new message may be attempted first, in whole seconds; never before its release (RFC 4865 §1)."""
+    """When a new message may be attempted first, in whole seconds; never before its release (RFC 4865 §4.2)."""
     return max(int(envelope.accepted_at), ceil(envelope.release_at))
 
 

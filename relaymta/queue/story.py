@@ -6,7 +6,7 @@ so that no line feed stands in a line, and both are read by every later version:
 | octets | first element | what follows |
 |---|---|---|
 | envelope | 1, the version | accepted_at, sender, recipients, body, smtputf8, ret, envid, then origin's fields, |
-|          |                | and where one of them is set: requiretls, tls_optional, release_at |
+|          |                | and where one of them is set: requiretls, tls_optional, release_at, release_request |
 | story line | its kind, one letter | at (POSIX seconds), then the entry's fields |
 
 An envelope of an unknown version cannot be read (StoryError: the caller keeps it and tells the operator). A line of
@@ -31,7 +31,7 @@ VERSION = 1
 
 _dump = JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _ORIGIN = attrgetter("listener", "session", "client", "port", "helo", "protocol", "tls", "account")
-_WISH_NAMES = ("requiretls", "tls_optional", "release_at")
+_WISH_NAMES = ("requiretls", "tls_optional", "release_at", "release_request")
 _WISHES = attrgetter(*_WISH_NAMES)
 _BODIES = {body.value: body for body in Body}
 _RETS = {ret.value: ret for ret in Ret}
@@ -84,7 +84,7 @@ def decode_envelope(octets: bytes) -> Envelope:
             smtputf8=smtputf8,
             ret=None if ret is None else _RETS[ret],
             envid=envid,
-            **dict(zip(_WISH_NAMES, row[16:19], strict=False)),
+            **dict(zip(_WISH_NAMES, row[16:20], strict=False)),
         )
     except (ValueError, TypeError, KeyError, IndexError) as error:
         if isinstance(error, StoryError):

@@ -1,6 +1,7 @@
 """The part of a notice that programs read: message/delivery-status, or its global kind.
 
-RFC 3464 §2 (fields), RFC 3461 §6.3 (what of the envelope is repeated), RFC 6533 §3 and §4 (UTF-8).
+RFC 3464 §2 (fields), RFC 3461 §6.3 (what of the envelope is repeated), RFC 4865 §5.1.2 (future release), RFC 6533
+§3 and §4 (UTF-8).
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def _message_fields(envelope: Envelope, queue_id: str, hostname: str) -> list[st
     if envelope.origin.client and envelope.origin.helo:
         lines.append(_field("Received-From-MTA", f"dns; {envelope.origin.helo}"))
     lines.append(_field("Arrival-Date", date(envelope.accepted_at)))
+    if envelope.release_request:
+        lines.append(_field("Future-Release-Request", envelope.release_request))  # RFC 4865 §5.1.2
     lines.append(_field("X-Relaymta-Queue-ID", queue_id))
     return lines
 

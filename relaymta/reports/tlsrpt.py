@@ -1,7 +1,7 @@
 """TLS reports: what a domain's record asks for, the JSON of one day, and the mail that carries it.
 
 RFC 8460 §3 (the record), §4.4 (the report), §5.1 (its file name), §5.3 (the mail), RFC 6068 (mailto), RFC 6522
-(multipart/report), RFC 8689 §5 (TLS-Required), RFC 3834 (Auto-Submitted). Pure: composes, never sends; clock and ids
+(multipart/report), RFC 8689 §3 (TLS-Required), RFC 3834 (Auto-Submitted). Pure: composes, never sends; clock and ids
 come from the caller. What counted the sessions, and who gets reports when, is left to admin.
 """
 
@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from relaymta.mail.address import Address, AddressError, parse_mailbox
 from relaymta.mail.envelope import Body, Envelope, Notify, Origin, Recipient
@@ -49,13 +49,17 @@ class Detail:
 
 @frozen(slots=True)
 class Tally:
-    """A day's sessions with one domain under one policy. `type` is "tlsa", "sts" or "no-policy-found"."""
+    """A day's sessions with one domain under one policy. `type` is "tlsa", "sts" or "no-policy-found".
+
+    `domain`: the policy's own, where it is not that of the report (RFC 8460 §1.1: a TLSA base domain).
+    """
 
     type: str
     terms: tuple[str, ...]
     patterns: tuple[str, ...]
     successes: int
     details: tuple[Detail, ...]
+    domain: str = ""
 
     @property
     def failures(self) -> int:
@@ -70,6 +74,11 @@ class Reporter:
     organization: str
     contact: str
     sender: Address
+
+    @property
+    def domain(self) -> str:
+        """The submitter: RFC 8460 §5.3 wants the domain of the contact."""
+        return self.contact.rpartition("@")[2]
 
 
 @frozen(slots=True)
@@ -182,7 +191,7 @@ def _policy(domain: str, tally: Tally) -> dict[str, Any]:
     policy: dict[str, Any] = {"policy-type": tally.type}
     if tally.terms:
         policy["policy-string"] = [_clean(term) for term in tally.terms]
-    policy["policy-domain"] = domain
+    policy["policy-domain"] = tally.domain or domain
     if tally.patterns:
         policy["mx-host"] = list(tally.patterns)
     told: dict[str, Any] = {
@@ -231,12 +240,12 @@ def file_name(report: Package, reporter: Reporter) -> str:
     """RFC 8460 §5.1: sender, domain, first and last second, an id."""
     unique = re.sub(r"[^A-Za-z0-9]", "", report.ident)
     begin = report.day * DAY
-    return f"{reporter.sender.domain}!{report.domain}!{begin}!{begin + DAY - 1}!{unique}.json.gz"
+    return f"{reporter.domain}!{report.domain}!{begin}!{begin + DAY - 1}!{unique}.json.gz"
 
 
 def letter(report: Package, reporter: Reporter, to: Address, now: float) -> Letter:
     """The mail that carries `report` to `to`; `now` is POSIX time."""
-    submitter = reporter.sender.domain
+    submitter = reporter.domain
     boundary = f"=_{_NOT_SAFE.sub('', report.ident)}"
     head = (
         f"Date: {date(now)}\r\n"
@@ -248,7 +257,7 @@ def letter(report: Package, reporter: Reporter, to: Address, now: float) -> Lett
         f"Message-ID: <{report.ident}.{_tag(to)}@{submitter}>\r\n"
         f"TLS-Report-Domain: {report.domain}\r\n"
         f"TLS-Report-Submitter: {submitter}\r\n"
-        "TLS-Required: No\r\n"  # RFC 8460 §3: reports go out despite TLS failures; RFC 8689 §5 says so to the next
+        "TLS-Required: No\r\n"  # RFC 8460 §3: reports go out despite TLS failures; RFC 8689 §3 says so to the next
         "Auto-Submitted: auto-generated\r\n"  # RFC 3834 §5
         "MIME-Version: 1.0\r\n"
         f'Content-Type: multipart/report; report-type="tlsrpt";\r\n\tboundary="{boundary}"\r\n'
@@ -300,8 +309,8 @@ def _envelope(sender: Address, to: Address, now: float) -> Envelope:
 def in_order(tallies: Sequence[Tally], most: int) -> tuple[Tally, ...]:
     """Tallies with at most `most` details each, the most frequent first; the rest is put together by its result."""
     return tuple(
-        Tally(tally.type, tally.terms, tally.patterns, tally.successes, _bounded(tally.details, most))
-        for tally in sorted(tallies, key=lambda tally: (tally.type, tally.terms))
+        evolve(tally, details=_bounded(tally.details, most))
+        for tally in sorted(tallies, key=lambda tally: (tally.type, tally.domain, tally.terms))
     )
 
 

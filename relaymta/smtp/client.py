@@ -72,11 +72,12 @@ TIMEOUTS: Mapping[Stage, float] = {
 
 
 class SessionError(Exception):
-    """No session came about; `answer` says where it ended."""
+    """No session came about; `answer` says where it ended, `local` is our address where there was a connection."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, local: str = "") -> None:
         super().__init__(str(answer.reply) if answer.reply is not None else answer.text)
         self.answer = answer
+        self.local = local
 
 
 @implementer(IHandshakeListener)
@@ -116,6 +117,7 @@ class RelaySender(smtp.ESMTPSender):
         self._deadline = 0.0  # 0: no limit
         self._gone = False
         self.messages = 0
+        self.local = ""  # our IP address
         self.tls = ""
         self.verdict = UNPROVEN
         self.on_gone: Callable[[], None] | None = None
@@ -158,6 +160,7 @@ class RelaySender(smtp.ESMTPSender):
         """The greeting is next."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)  # a message is two writes; Nagle would wait 40 ms for the peer's ACK
+            self.local = getattr(self.transport.getHost(), "host", "").partition("%")[0]  # a UNIX socket has none
         self._watch()
 
     def dataReceived(self, data: bytes) -> None:
@@ -222,7 +225,7 @@ class RelaySender(smtp.ESMTPSender):
         elif isinstance(action, Refused):
             opened, self._opened = self._opened, None
             if opened is not None:
-                opened.errback(SessionError(action.answer))
+                opened.errback(SessionError(action.answer, self.local))
         elif isinstance(action, Close) and not self._gone:
             if self._producer is not None:
                 self._producer.stopProducing()

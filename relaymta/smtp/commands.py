@@ -20,7 +20,7 @@ class MailCommand:
     """MAIL. `sender` None is the null reverse-path; `size` in octets as declared, or None.
 
     `envid` is decoded from xtext. `auth` is None when AUTH= was not given, and "" for AUTH=<>. `release_at`: POSIX time
-    of HOLDFOR or HOLDUNTIL, 0 for at once.
+    of HOLDFOR or HOLDUNTIL, 0 for at once; `release_request`: as it was asked, "for;3600" (RFC 4865 §5.1.2).
     """
 
     sender: Address | None
@@ -32,6 +32,7 @@ class MailCommand:
     auth: str | None = None
     requiretls: bool = False
     release_at: float = 0.0
+    release_request: str = ""
 
 
 @frozen(slots=True)

@@ -279,7 +279,9 @@ class Dialogue:
             else:
                 self._turned_away(raw, actions)
         except LoginError as error:
-            self._give_up(_no_login(error), actions)  # in the midst of an exchange: nothing else can be said
+            if code == 334:
+                actions.append(Write(b"*\r\n"))  # RFC 4954 §4: cancelled; nothing else can be said now
+            self._give_up(_no_login(error), actions)
 
     def _turned_away(self, raw: Raw, actions: list[Action]) -> None:
         self._leave(Answer(self._link.stage, self._reply(raw)), actions)

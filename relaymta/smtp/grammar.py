@@ -17,7 +17,7 @@ from relaymta.mail.reply import Reply
 from relaymta.mail.xtext import orcpt_decode, xtext_decode
 from relaymta.smtp import answers
 from relaymta.smtp.commands import MailCommand, RcptCommand
-from relaymta.smtp.wishes import NO_WISHES, WishError, Wishes
+from relaymta.smtp.wishes import NO_WISHES, WishError, Wishes, requested
 
 ENVID_MAX = 100  # RFC 3461 §4.4, octets of xtext
 ORCPT_MAX = 500  # RFC 3461 §4.2, octets
@@ -93,6 +93,7 @@ def _mail(argument: bytes, esmtp: bool, wishes: Wishes) -> MailCommand:
     known = _MAIL_KEYWORDS | wishes.keywords
     path, given = _path_and_parameters(_MAIL, argument, "MAIL FROM:<address>", known, esmtp)
     smtputf8 = _flag(given, b"SMTPUTF8")  # RFC 6531 §3.1
+    hold = _value(given, b"HOLDFOR"), _value(given, b"HOLDUNTIL")
     return MailCommand(
         sender=_sender(path, smtputf8),
         size=_size(given),
@@ -102,7 +103,8 @@ def _mail(argument: bytes, esmtp: bool, wishes: Wishes) -> MailCommand:
         envid=_envid(given),
         auth=_auth(given),
         requiretls=_flag(given, b"REQUIRETLS"),  # RFC 8689 §2
-        release_at=_release_at(given, wishes),
+        release_at=_release_at(hold, wishes),
+        release_request=requested(*hold),
     )
 
 
@@ -247,9 +249,9 @@ def _auth(given: dict[bytes, bytes | None]) -> str | None:
         raise _malformed(b"AUTH") from None
 
 
-def _release_at(given: dict[bytes, bytes | None], wishes: Wishes) -> float:
+def _release_at(hold: tuple[bytes | None, bytes | None], wishes: Wishes) -> float:
     try:
-        return wishes.release_at(_value(given, b"HOLDFOR"), _value(given, b"HOLDUNTIL"))
+        return wishes.release_at(*hold)
     except WishError as error:
         raise RefusalError(error.reply) from None
 

@@ -1,7 +1,7 @@
 """What a peer offers in its answer to EHLO, and what may be said to it: MAIL and RCPT with their parameters.
 
 RFC 5321 §4.1.1.1 (EHLO), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN), RFC 2920
-(PIPELINING), RFC 9422 (LIMITS), RFC 8689 (REQUIRETLS). When it is said is left to smtp.dialogue.
+(PIPELINING), RFC 4954 (AUTH), RFC 9422 (LIMITS), RFC 8689 (REQUIRETLS). When it is said is left to smtp.dialogue.
 """
 
 from __future__ import annotations
@@ -45,15 +45,20 @@ NOTHING = Offers()  # a peer that knows HELO only
 def offers_of(lines: list[bytes], *, secure: bool = False) -> Offers:
     """Read the lines of a positive answer to EHLO or LHLO; the first one is a greeting (RFC 5321 §4.1.1.1).
 
-    `secure`: they came over TLS, without which REQUIRETLS cannot be meant (RFC 8689 §3).
+    `secure`: they came over TLS, without which REQUIRETLS cannot be meant (RFC 8689 §2).
     """
     keywords: dict[str, str] = {}
+    old: dict[str, str] = {}
     for line in lines[1:]:
         text = line.decode("latin-1").strip()
         word, _, parameters = text.partition(" ")
-        # "AUTH=LOGIN" is how servers older than RFC 4954 offered AUTH; the newer form wins.
         name, equals, value = word.partition("=")
-        keywords.setdefault(name.upper(), parameters.strip() if not equals else f"{value} {parameters}".strip())
+        if equals:  # "AUTH=LOGIN" is how servers older than RFC 4954 offered AUTH; the newer form wins
+            old.setdefault(name.upper(), f"{value} {parameters}".strip())
+        else:
+            keywords.setdefault(name.upper(), parameters.strip())
+    for name, parameters in old.items():
+        keywords.setdefault(name, parameters)
     limits = _limits(keywords.get("LIMITS", ""))
     return Offers(
         keywords=keywords,
@@ -91,7 +96,10 @@ def needs_utf8(envelope: Envelope, content: Content, recipients: tuple[int, ...]
 
 
 def mail_command(offers: Offers, envelope: Envelope, content: Content, *, utf8: bool) -> bytes:
-    """The MAIL command with its CRLF; `utf8` says that the transaction needs SMTPUTF8, which is then offered."""
+    """The MAIL command with its CRLF; `utf8` says that the transaction needs SMTPUTF8, which is then offered.
+
+    No AUTH=<> where we logged in, though RFC 4954 §5 wants it: servers that do not know it refuse the mail for good.
+    """
     line = b"MAIL FROM:" + sender_path(envelope.sender)
     if offers.size is not None:
         line += b" SIZE=%d" % content.size  # RFC 1870 §5
@@ -105,7 +113,7 @@ def mail_command(offers: Offers, envelope: Envelope, content: Content, *, utf8: 
         if envelope.envid:
             line += b" ENVID=" + xtext_encode(envelope.envid)  # RFC 3461 §4.4
     if envelope.requiretls and offers.requiretls:
-        line += b" REQUIRETLS"  # RFC 8689 §3: whoever takes it over takes the demand over
+        line += b" REQUIRETLS"  # RFC 8689 §4.2.1: whoever takes it over takes the demand over
     return line + b"\r\n"
 
 

@@ -91,7 +91,8 @@ def rules_of(
     """
     limits = settings.limits
     lmtp = settings.profile is Profile.LMTP
-    release = int(settings.future_release) if settings.profile is Profile.SUBMISSION else 0  # RFC 4865 §1
+    # RFC 4865 §4.2: for submission and nothing else
+    release = int(settings.future_release) if settings.profile is Profile.SUBMISSION else 0
     starttls = settings.tls in (TlsMode.STARTTLS, TlsMode.REQUIRED)
     return Rules(
         max_message_size=settings.max_message_size,

@@ -19,7 +19,7 @@ HOLD_MAX = 999_999_999  # RFC 4865 §3: nine digits of seconds
 
 _INTERVAL = re.compile(rb"[1-9][0-9]{0,8}")  # RFC 4865 §3, future-release-integer
 _DATE = re.compile(
-    rb"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?"
+    rb"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
     rb"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )  # RFC 3339 §5.6, date-time
 
@@ -64,10 +64,10 @@ class Wishes:
     def release_at(self, hold_for: bytes | None, hold_until: bytes | None) -> float:
         """POSIX time before which the message is not to leave; 0.0 where nothing is wished. Raises WishError.
 
-        What is malformed, over, or too far ahead is the client's error alike (RFC 4865 §4).
+        What is malformed, over, or too far ahead is the client's error alike (RFC 4865 §4.2).
         """
         if hold_for is not None and hold_until is not None:
-            raise WishError("HOLDFOR and HOLDUNTIL exclude each other")  # RFC 4865 §3
+            raise WishError("HOLDFOR and HOLDUNTIL exclude each other")  # RFC 4865 §4.2
         if hold_for is not None:
             if not _INTERVAL.fullmatch(hold_for):
                 raise WishError("malformed HOLDFOR parameter: seconds are wanted")
@@ -86,16 +86,25 @@ class Wishes:
 NO_WISHES = Wishes()
 
 
+def requested(hold_for: bytes | None, hold_until: bytes | None) -> str:
+    """A wish that was taken, as notices repeat it: "for;3600", "until;2027-01-31T08:00:00Z", "" (RFC 4865 §5.1.2)."""
+    if hold_for is not None:
+        return f"for;{hold_for.decode('ascii')}"
+    return "" if hold_until is None else f"until;{hold_until.decode('ascii')}"
+
+
 def _posix(text: bytes) -> float:
     found = _DATE.fullmatch(text)
     if found is not None:
         year, month, day, hour, minute, second = (int(found[n]) for n in range(1, 7))
-        sign, hours, minutes = found[7] or b"+", int(found[8] or 0), int(found[9] or 0)
+        sign, hours, minutes = found[8] or b"+", int(found[9] or 0), int(found[10] or 0)
         if second <= 60 and hours <= 23 and minutes <= 59:
             away = timedelta(hours=hours, minutes=minutes)
             try:
-                at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC)  # leap seconds
-                return (at - away if sign == b"+" else at + away).timestamp()
+                at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC)
+                at += timedelta(seconds=second // 60)  # a leap second
+                early = (at - away if sign == b"+" else at + away).timestamp()
+                return early + float(b"0." + (found[7] or b"0"))  # RFC 4865 §4.2: never before the time
             except (ValueError, OverflowError):
                 pass  # no such day
     raise WishError('malformed HOLDUNTIL parameter: write it as "2027-01-31T08:00:00Z"')

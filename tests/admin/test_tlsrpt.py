@@ -149,7 +149,8 @@ class TlsReportTests(TestCase):
         other = self.another()
         await self.gather(GOOD, GOOD, BAD)
         await self.gather(GOOD, BAD, BAD, evolve(BAD, mx="mx2.a.example"), worker=other)
-        await self.gather(evolve(GOOD, policy="tlsa", terms=("3 1 1 AB",), mx_patterns=()), worker=other)
+        dane = evolve(GOOD, policy="tlsa", terms=("3 1 1 AB",), mx_patterns=(), policy_domain="mx.a.example")
+        await self.gather(dane, worker=other)
         await self.worker.sender.work()
         self.assertEqual(self.taken, [])
         self.at(MORNING)
@@ -163,6 +164,9 @@ class TlsReportTests(TestCase):
         self.assertEqual(sts["summary"], {"total-successful-session-count": 3, "total-failure-session-count": 4})
         self.assertEqual([one["failed-session-count"] for one in sts["failure-details"]], [3, 1])
         self.assertEqual(tlsa["policy"]["policy-string"], ["3 1 1 AB"])
+        domains = [one["policy"]["policy-domain"] for one in (sts, tlsa)]
+        self.assertEqual(domains, ["a.example", "mx.a.example"])  # RFC 8460 §1.1
+        self.assertEqual({one["sending-mta-ip"] for one in sts["failure-details"]}, {"198.51.100.1"})
         [sent] = self.of(events.TlsReportSent)
         self.assertEqual((sent.domain, sent.to, sent.day), ("a.example", "mailto:tls@a.example", "2024-10-04"))
 

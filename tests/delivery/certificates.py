@@ -44,11 +44,13 @@ class Authority:
         """As Twisted wants its trust roots."""
         return Certificate.loadPEM(self.certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, name: str) -> ServerSide:
-        """A server's side with a certificate for `name`."""
+    def server(self, name: str, names: tuple[str, ...] | None = None) -> ServerSide:
+        """A server's side with a certificate for `name`; `names` stand in its subjectAltName instead, none for ()."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(name, self.certificate.subject, key.public_key())
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        alternative = [x509.DNSName(one) for one in ((name,) if names is None else names)]
+        if alternative:
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
         signed = builder.sign(self.key, hashes.SHA256())
         return ServerSide(key, signed)
 

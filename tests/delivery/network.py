@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.task import Clock
@@ -83,6 +84,10 @@ class Line:
 
     def unregisterProducer(self) -> None:
         self._producer = None
+
+    def getHost(self) -> IPv4Address:
+        """Our end."""
+        return IPv4Address("TCP", "192.0.2.99", 40000)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         self.nodelay = enabled

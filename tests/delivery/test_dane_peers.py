@@ -190,7 +190,7 @@ class DaneTests(TestCase):
         assert self.arrived() == [EE]
         told = self.checked()
         assert (told.domain, told.policy, told.mx, told.result) == ("d-ee.signed.test", "tlsa", "ee.signed.test", "")
-        assert told.terms == (f"3 1 1 {digest(OLD)}",)
+        assert told.terms == (f"3 1 1 {digest(OLD)}",) and told.policy_domain == "ee.signed.test"
 
     async def test_dane_ta(self) -> None:
         """The chain leads to an authority that nobody but DNS knows, and the certificate is for the host."""
@@ -261,7 +261,7 @@ class DaneTests(TestCase):
             assert (await self.mail(domain)).tls.endswith("(verified: DANE-EE)"), domain
 
     async def test_tls_required_no_passes_dane_over(self) -> None:
-        """RFC 8689 §5: the sender prefers delivery; the connection is nobody else's."""
+        """RFC 8689 §4.2.2: the sender prefers delivery; the connection is nobody else's."""
         outcome = await self.mail("wrong", tls_optional=True)
         assert outcome.fate is Fate.RELAYED and self.arrived() == [WRONG]
         waiting = await self.mail("wrong")

@@ -200,6 +200,7 @@ def test_dane_comes_first_and_is_a_must() -> None:
         assert (found.tls, found.verified, found.refusal) == (Tls.MUST, True, None)
         assert isinstance(found.creator, Dane) and found.mark.startswith("dane mx.test")
         assert found.watch is not None and found.watch.policy == "tlsa"
+        assert (found.watch.domain, found.watch.policy_domain) == ("b.test", "mx.test")
     assert world.asked == [NAME] * 4
 
 
@@ -287,10 +288,14 @@ def test_kumomta_484_one_domains_policy_is_not_its_neighbours() -> None:
     assert good.refusal is None and none.refusal is None and len({good.mark, none.mark}) == 2
 
 
-def test_mta_sts_is_for_the_mx_of_the_recipients_domain() -> None:
-    """A next hop that the operator named has no such policy."""
+def test_mta_sts_is_of_the_domain_whose_mx_are_used() -> None:
+    """RFC 8461 §3.4: a smart host's domain is the policy domain; a host that the operator named itself has none."""
     world = World(policies={"b.test": Policy()})
-    assert decide(world=world, hop=Hop("b.test", configured=True)).tls is Tls.MAY and not world.asked[1:]
+    found = decide(world=world, hop=Hop("b.test", configured=True))
+    assert isinstance(found.creator, Pkix) and found.watch is not None and found.watch.domain == "b.test"
+    world = World(policies={"b.test": Policy()})
+    found = decide(world=world, hop=Hop("b.test", mx=False, configured=True))
+    assert found.tls is Tls.MAY and found.watch is None and not world.asked[1:]
 
 
 # What the sender wants

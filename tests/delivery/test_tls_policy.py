@@ -70,6 +70,7 @@ class MtaStsTests(Believing):
         assert outcome.fate is Fate.RELAYED and outcome.tls.endswith("(verified: PKIX, by MTA-STS)")
         [told] = self.checked()
         assert (told.domain, told.policy, told.mx_patterns, told.result) == ("b.test", "sts", (HOST,), "")
+        assert (told.source, told.policy_domain) == ("127.0.0.1", "")
         assert told.terms == ("version: STSv1",)
 
     async def test_enforced_and_not_as_it_should_be(self) -> None:
@@ -85,16 +86,18 @@ class MtaStsTests(Believing):
             (outcome,) = await self.deliver("a@b.test")
             assert (outcome.fate, outcome.status) == (Fate.DEFERRED, "4.7.5") and text in outcome.text
             assert self.checked()[-1].result == result
+            assert self.checked()[-1].source == "127.0.0.1"  # RFC 8460 §4.4, sending-mta-ip
             assert self.servers[-1].commands == ["EHLO us.test", "STARTTLS", "(handshake)"]
         self.listen()
         (outcome,) = await self.deliver("a@b.test")
         assert (outcome.fate, self.checked()[-1].result) == (Fate.DEFERRED, "starttls-not-supported")
+        assert self.checked()[-1].source == "127.0.0.1"
         self.listen(lambda: Server(offers=TLS))
         (outcome,) = await self.deliver("a@b.test")
         assert (outcome.fate, self.checked()[-1].result) == (Fate.DEFERRED, "validation-failure")
 
     async def test_enforced_for_other_hosts(self) -> None:
-        """RFC 8461 §4.2: a host that the policy does not name is passed over without a word."""
+        """RFC 8461 §5: a host that the policy does not name is passed over without a word."""
         self.publish(Mode.ENFORCE, "other.test")
         self.listen(lambda: Server(offers=TLS), leaf())
         (outcome,) = await self.deliver("a@b.test")
@@ -126,7 +129,7 @@ class MtaStsTests(Believing):
         self.listen(lambda: Server(offers=TLS))
         (outcome,) = await self.deliver("a@b.test")
         assert outcome.fate is Fate.RELAYED and outcome.tls == ""
-        assert [told.result for told in self.checked()] == ["validation-failure"]
+        assert [(told.result, told.source) for told in self.checked()] == [("validation-failure", "127.0.0.1")]
         await self.deliveries.close(1.0)
         assert len(self.servers) == 2
 
@@ -212,7 +215,7 @@ class OtherWishesTests(Believing):
     """TLS-Required: No, and exceptions."""
 
     async def test_tls_required_no_is_for_the_message_alone(self) -> None:
-        """RFC 8689 §5: it passes the policy over; the next plain message does not get its connection."""
+        """RFC 8689 §4.2.2: it passes the policy over; the next plain message does not get its connection."""
         self.publish(Mode.ENFORCE)
         self.listen(lambda: Server(offers=TLS), STRANGER)
         (outcome,) = await self.deliver("a@b.test", tls_optional=True)

@@ -25,6 +25,7 @@ from relaymta.directory.account import Account
 from relaymta.directory.credentials import BearerToken, DirectoryUnavailableError
 from relaymta.directory.oauth import ANSWER_MAX, TOKEN_MAX, Introspection
 from relaymta.directory.settings import OAuthSettings, UserSettings
+from tests.delivery.certificates import authority
 from tests.directory.certificates import certificates
 from tests.directory.rig import AccountsCase, entry, write
 
@@ -184,6 +185,20 @@ class TestTokens(AccountsCase):
         ):
             await self.assertFailure(self.token(self.directory(settings), "good"), DirectoryUnavailableError)
         self.assertEqual(len(self.endpoint.asked), 1)
+
+    async def test_an_issuer_whose_certificate_names_nobody_is_not_asked(self) -> None:
+        """RFC 6125 §6.4: also where its chain is good, it has none, or one that is no name; a CN does not count."""
+        (self.folder / "ca.pem").write_bytes(authority().trusted.dumpPEM())
+        for names in ((), ("\x01", "*.*.test"), ("*",)):
+            port = reactor.listenSSL(
+                0, Site(self.endpoint), authority().server("localhost", names), interface="127.0.0.1"
+            )
+            self.addCleanup(port.stopListening)
+            url = f"https://localhost:{port.getHost().port}/introspect"
+            trusted = evolve(self.settings, introspection_url=url, ca_file=str(self.folder / "ca.pem"))
+            error = await self.assertFailure(self.token(self.directory(trusted), "good"), DirectoryUnavailableError)
+            self.assertIn("the certificate is not for this host", str(error))
+        self.assertEqual(self.endpoint.asked, [])
 
     async def test_a_source_that_cannot_be_made_says_so_and_the_rest_goes_on(self) -> None:
         """A secret that is gone: tokens cannot be asked about, passwords can."""

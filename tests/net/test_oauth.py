@@ -12,7 +12,6 @@ from typing import Any
 from twisted.internet import reactor as the_reactor
 from twisted.internet.ssl import trustRootFromCertificates
 from twisted.trial.unittest import TestCase
-from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.server import Site
 
 from relaymta.config.secretfile import SecretError, SecretFile
@@ -37,7 +36,7 @@ class OauthTests(TestCase):
         self.addCleanup(port.stopListening)
         self.url = f"https://localhost:{port.getHost().port}/token"
         self.folder = Path(tempfile.mkdtemp())
-        self.policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([authority().trusted]))
+        self.trust_root: Any = trustRootFromCertificates([authority().trusted])
         self.now = 1000.0
 
     def file(self, name: str, text: str) -> SecretFile:
@@ -45,11 +44,11 @@ class OauthTests(TestCase):
         (self.folder / name).write_text(text + "\n")
         return SecretFile(str(self.folder / name))
 
-    def tokens(self, *, policy: Any = "", **more: Any) -> Tokens:
+    def tokens(self, **more: Any) -> Tokens:
         """The tokens of a program that shows who it is."""
         more.setdefault("secret", self.file("secret", "client pass/word"))
         grant = Grant(more.pop("url", self.url), "client:id", **more)
-        return Tokens(reactor, grant, lambda: self.now, self.policy if policy == "" else policy)
+        return Tokens(reactor, grant, lambda: self.now, self.trust_root)
 
     async def refused(self, tokens: Tokens) -> str:
         """Why there is no token."""
@@ -169,10 +168,21 @@ class OauthTests(TestCase):
 
     async def test_a_server_that_nobody_vouches_for_gets_nothing(self) -> None:
         """The certificate is verified: our client secret is not shown to whoever answers."""
-        said = await self.refused(self.tokens(policy=None))
-        assert "certificate verify failed" in said and not self.server.forms
         said = await self.refused(self.tokens(url=self.url.replace("localhost", "127.0.0.1")))
         assert said.endswith("the certificate is not for this host") and not self.server.forms
+        self.trust_root = None
+        said = await self.refused(self.tokens())
+        assert "certificate verify failed" in said and not self.server.forms
+
+    async def test_a_certificate_whose_names_cannot_be_read_is_for_nobody(self) -> None:
+        """RFC 6125 §6.4: also where its chain is good, it has none, or one that is no name; a CN does not count."""
+        for names in ((), ("\x01", "*.*.test"), ("*",)):
+            site = Site(self.server)
+            site.noisy = False
+            port = reactor.listenSSL(0, site, authority().server("localhost", names), interface="127.0.0.1")
+            self.addCleanup(port.stopListening)
+            said = await self.refused(self.tokens(url=f"https://localhost:{port.getHost().port}/token"))
+            assert said.endswith("the certificate is not for this host") and not self.server.forms
 
     async def test_a_server_that_is_not_there_or_silent(self) -> None:
         """Both end in time, and say so."""

@@ -88,7 +88,7 @@ def test_a_message_of_nobody_is_refused(office: Office) -> None:
     before = len(office.sink.taken)
     with Client(office.port) as client:
         client.begin("app@example.net")
-        assert client.data(b"Subject: x\r\n\r\n") == "550 5.6.0 the message has no From field"
+        assert client.data(b"Subject: x\r\n\r\n") == "554 5.6.0 the message has no From field"
         client.begin("app@example.net")
         assert client.data(b"From: app@example.net\r\n\r\n").startswith("250 ")
     office.sink.wait_for(before + 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from relaymta.directory.account import Account
-from relaymta.policy.submission import AUTHORS, NO_AUTHOR, STRANGER, Submission
+from relaymta.mail.address import Address, parse_mailbox
+from relaymta.policy.submission import AUTHORS, NO_AUTHOR, PART_RECIPIENT, PART_SENDER, STRANGER, Submission
 from relaymta.policy.verdict import Transaction, Verdict
 
 CHECK = Submission(["submission"])
@@ -33,6 +35,22 @@ def test_a_stranger_is_told_to_log_in() -> None:
 def test_others_are_let_in(transaction: Transaction) -> None:
     """Who logged in, who is trusted otherwise, and everybody at a listener of another kind."""
     assert CHECK.mail(transaction) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("a@x.example", True), ("a@[192.0.2.1]", True), ("a@sales", False), ("a@localhost", False)],
+)
+def test_domains_of_the_envelope_are_fully_qualified(text: str, whole: bool) -> None:
+    """RFC 6409 §4.2: 554 for others, on submission listeners alone; <postmaster> and <> have none."""
+    address = parse_mailbox(text)
+    ours = Transaction("192.0.2.1", listener="submission", account="app", rights=Account("app"), sender=address)
+    assert said(CHECK.mail(ours)) is (None if whole else PART_SENDER)
+    assert said(CHECK.rcpt(ours, address)) is (None if whole else PART_RECIPIENT)
+    assert (PART_SENDER.code, PART_RECIPIENT.code) == (554, 554)
+    theirs = Transaction("192.0.2.1", listener="mx", sender=address)
+    assert CHECK.mail(theirs) is None and CHECK.rcpt(theirs, address) is None
+    assert CHECK.mail(evolve(ours, sender=None)) is None and CHECK.rcpt(ours, Address("postmaster", "")) is None
 
 
 @pytest.mark.parametrize(

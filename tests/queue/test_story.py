@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,8 +47,9 @@ envelopes = st.builds(
     text,
     st.booleans(),
     st.booleans(),
-    st.just(0.0) | times,
+    st.just(0.0),
 )
+envelopes |= st.builds(evolve, envelopes, release_at=times.filter(bool), release_request=text)
 replies = st.builds(Reply, st.integers(200, 599), text, text)
 outcomes = st.builds(
     Outcome, st.integers(0, 4), st.sampled_from(Fate), st.sampled_from(Scope), text, text, times,

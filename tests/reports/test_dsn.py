@@ -265,6 +265,14 @@ def test_the_fields_of_a_failure() -> None:
     assert "The time for delivery ran out" in text
 
 
+def test_a_future_release_is_told_as_it_was_asked() -> None:
+    """RFC 4865 §5.1.2: Future-Release-Request beside Arrival-Date, in notices of such messages alone."""
+    asked = evolve(ENVELOPE, release_at=NOW, release_request="until;2023-11-14T22:13:20Z")
+    said = noticed(envelope=asked).octets
+    assert b"\r\nFuture-Release-Request: until;2023-11-14T22:13:20Z\r\n" in said and b"\r\nArrival-Date: " in said
+    assert b"Future-Release-Request" not in noticed().octets
+
+
 def test_an_end_of_data_without_reply_is_told_as_what_it_is() -> None:
     """The recipient may have the message: the sender learns that it is not known (RFC 5321 §4.5.3.2.6)."""
     text, _, _ = parts(noticed(outcomes=[outcome(fate=Fate.EXPIRED, status="4.4.2", unknown=True)]))

@@ -131,6 +131,13 @@ def test_no_policy_has_no_terms() -> None:
     ]
 
 
+def test_the_policy_domain_of_dane_is_the_tlsa_base_domain() -> None:
+    """RFC 8460 §1.1: each host of the domain whom the report is for has a policy of its own."""
+    tallies = tuple(Tally("tlsa", ("3 1 1 AB",), (), 7, (), base) for base in ("mx2.b.example", "mx1.b.example"))
+    told = document(Report("a.example", DAY, "1", in_order(tallies, 9)), REPORTER)["policies"]
+    assert [one["policy"]["policy-domain"] for one in told] == ["mx1.b.example", "mx2.b.example"]
+
+
 @given(st.text(max_size=50).map(lambda text: text + "\ud800"), st.integers(1, 10**9))
 def test_any_reason_is_json(reason: str, count: int) -> None:
     """RFC 7493 §2.1: whatever a peer said, the report is UTF-8 without lone surrogates."""
@@ -158,10 +165,10 @@ def test_the_mail_is_what_receivers_look_for() -> None:
     assert parsed.defects == []
     assert parsed.get_content_type() == "multipart/report" and parsed.get_param("report-type") == "tlsrpt"
     assert parsed["TLS-Report-Domain"] == "company-y.example"
-    assert parsed["TLS-Report-Submitter"] == "mail.company-x.example"
+    assert parsed["TLS-Report-Submitter"] == "company-x.example"  # the domain of contact-info
     assert " ".join(parsed["Subject"].split()) == (
-        "Report Domain: company-y.example Submitter: mail.company-x.example"
-        f" Report-ID: <{IDENT}@mail.company-x.example>"
+        "Report Domain: company-y.example Submitter: company-x.example"
+        f" Report-ID: <{IDENT}@company-x.example>"
     )
     assert (parsed["From"], parsed["To"]) == ("tlsrpt@mail.company-x.example", "tls@company-y.example")
     assert parsed["TLS-Required"] == "No" and parsed["Auto-Submitted"] == "auto-generated"
@@ -170,7 +177,7 @@ def test_the_mail_is_what_receivers_look_for() -> None:
     assert attached.get_content_type() == "application/tlsrpt+gzip"
     begin = DAY * 86_400
     assert attached.get_filename() == (
-        f"mail.company-x.example!company-y.example!{begin}!{begin + 86_399}!{IDENT.replace('-', '')}.json.gz"
+        f"company-x.example!company-y.example!{begin}!{begin + 86_399}!{IDENT.replace('-', '')}.json.gz"
     )
     assert unpack(attached.get_content()) == json.loads(EXAMPLE)
     lines = mail.octets.split(b"\r\n")

@@ -68,6 +68,9 @@ class AuthServer(Server):
 
     def _go_on(self, line: str) -> bytes:
         assert self._exchange is not None
+        if line == "*":
+            self._exchange = None
+            return b"501 5.7.0 cancelled\r\n"
         try:
             said = self._exchange.send("" if line == "=" else b64decode(line).decode())
         except StopIteration as end:

@@ -86,8 +86,11 @@ def test_a_peer_without_a_mechanism_of_ours_is_left(offers: str) -> None:
 @pytest.mark.parametrize("lie", ["signature", "unsigned", "early", "nonce", "base64"])
 def test_a_server_that_proves_nothing_gets_no_mail(lie: str) -> None:
     """RFC 5802 §5: 235 is believed with the server's signature only."""
-    session = wire(AuthServer(lies=lie))
+    server = AuthServer(lies=lie)
+    session = wire(server)
     assert not session.opened and session.closed
+    cancelled = lie in ("signature", "nonce", "base64")  # RFC 4954 §4: "*" is the answer to a challenge like that
+    assert (server.commands[-1] == "*") is cancelled
     assert session.refused is not None
     assert (session.refused.stage, session.refused.trouble) == (Stage.AUTH, Trouble.NO_AUTH)
 

@@ -23,6 +23,12 @@ def test_old_auth_is_read() -> None:
     assert offers_of([b"x", b"AUTH=LOGIN PLAIN"]).keywords == {"AUTH": "LOGIN PLAIN"}
 
 
+def test_the_newer_form_of_auth_wins_wherever_it_stands() -> None:
+    """Servers that write both mean the one of RFC 4954 §3 for us."""
+    for lines in ([b"AUTH=LOGIN", b"AUTH PLAIN SCRAM-SHA-256"], [b"AUTH PLAIN SCRAM-SHA-256", b"AUTH=LOGIN"]):
+        assert offers_of([b"x", *lines]).keywords == {"AUTH": "PLAIN SCRAM-SHA-256"}
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -61,7 +67,7 @@ def test_mail_says_the_size_of_what_is_sent() -> None:
 
 
 def test_requiretls_is_passed_on_where_it_can_be_meant() -> None:
-    """RFC 8689 §3: offered over TLS, asked for by the message; a peer that offers it in clear cannot mean it."""
+    """RFC 8689 §2: offered over TLS, asked for by the message; a peer that offers it in clear cannot mean it."""
     asks = envelope("a@b.test", requiretls=True)
     for lines, secure, said in (
         ([b"x", b"requiretls"], True, b" REQUIRETLS\r\n"),

@@ -53,17 +53,24 @@ def test_holduntil_is_a_moment_in_any_zone(ahead: timedelta, away: timedelta) ->
     assert taken(f"HOLDUNTIL={moment.astimezone(zone).isoformat()}").release_at == moment.timestamp()
 
 
+def test_the_request_is_kept_as_it_was_written() -> None:
+    """RFC 4865 §5.1.2: notices repeat it with its kind before it."""
+    assert taken("HoldFor=600").release_request == "for;600"
+    assert taken("HOLDUNTIL=2026-11-24t12:00:00.75z").release_request == "until;2026-11-24t12:00:00.75z"
+    assert taken("SIZE=1").release_request == taken("REQUIRETLS").release_request == ""
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [
         ("2026-11-24T12:00:00Z", NOW + timedelta(days=1)),
-        ("2026-11-24t12:00:00.999z", NOW + timedelta(days=1)),
+        ("2026-11-24t12:00:00.75z", NOW + timedelta(days=1, seconds=0.75)),
         ("2026-11-24T13:30:00+01:30", NOW + timedelta(days=1)),
-        ("2026-11-23T23:59:60Z", datetime(2026, 11, 23, 23, 59, 59, tzinfo=UTC)),
+        ("2026-11-23T23:59:60Z", datetime(2026, 11, 24, tzinfo=UTC)),
     ],
 )
 def test_dates_are_read_as_rfc_3339_writes_them(text: str, at: datetime) -> None:
-    """Small letters, fractions, other zones and leap seconds included."""
+    """Small letters, fractions, other zones and leap seconds included; never earlier than asked (RFC 4865 §4.2)."""
     assert taken(f"HOLDUNTIL={text}").release_at == at.timestamp()
 
 
@@ -80,7 +87,7 @@ def test_dates_are_read_as_rfc_3339_writes_them(text: str, at: datetime) -> None
     ],
 )  # fmt: skip
 def test_what_is_malformed_is_501(text: str) -> None:
-    """The client's fault, and said so with 5.5.4 (RFC 4865 §4)."""
+    """The client's fault, and said so with 5.5.4 (RFC 4865 §4.2)."""
     assert refused(text).startswith("501 5.5.4 ")
 
 
@@ -97,7 +104,7 @@ def test_any_value_is_taken_or_501(name: str, value: str) -> None:
 
 
 def test_both_at_once_is_501() -> None:
-    """RFC 4865 §3: one of the two."""
+    """RFC 4865 §4.2: one of the two."""
     said = refused("HOLDFOR=60 HOLDUNTIL=2026-11-24T12:00:00Z")
     assert said == "501 5.5.4 HOLDFOR and HOLDUNTIL exclude each other"
 
