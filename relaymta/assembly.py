@@ -110,8 +110,7 @@ class Relay:
         self.scheduler = Scheduler(
             self.manager, self.deliveries, self.lanes, _terms(settings, self._workers), reactor, self._tell, str(shard)
         )
-        counted = os.path.join(settings.spool, "state", "quota.sqlite")
-        self._quota_state = State(counted, QUOTA_SCHEMA, reactor.callFromThread)
+        self._quota_state = self._make_state(settings, "quota.sqlite", QUOTA_SCHEMA)
         self.quotas = Quotas(self._quota_state, reactor.seconds, self._tell)
         self._auth_state: State | None = None
         self._guard: BruteForce | None = None
@@ -368,11 +367,16 @@ class Relay:
         if self.directory is None or all(listener.auth is AuthMode.NONE for listener in settings.listeners):
             return None
         if self._guard is None:
-            path = os.path.join(settings.spool, "state", "auth.sqlite")
-            self._auth_state = State(path, SCHEMA, self._reactor.callFromThread)
+            self._auth_state = self._make_state(settings, "auth.sqlite", SCHEMA)
             self._guard = BruteForce(self._auth_state, settings.auth, self._reactor.seconds)
         self._guard.settings = settings.auth
         return Logins(self.directory, self._guard, self._reactor, self._tell, relaying.trusts)
+
+    def _make_state(self, settings: Settings, file: str, schema: str) -> State:
+        def trouble(reason: str) -> None:
+            self._tell(events.StateFailed(file, reason))
+
+        return State(os.path.join(settings.state, file), schema, self._reactor.callFromThread, trouble)
 
     def _configure_tls(self, settings: Settings) -> None:
         """What other domains say of TLS, and what we tell them."""

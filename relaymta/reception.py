@@ -17,7 +17,7 @@ from relaymta import events
 from relaymta.directory.account import Account
 from relaymta.directory.credentials import ScramKeys
 from relaymta.mail.address import Address
-from relaymta.mail.content import HEADER_MAX, Content, header_of
+from relaymta.mail.content import HEADER_MAX, header_of
 from relaymta.mail.envelope import Envelope, Origin, Recipient
 from relaymta.mail.message import edit, message_id
 from relaymta.mail.reply import Reply
@@ -474,9 +474,9 @@ class Arrival:
 
     def _keep(self, octets: bytes) -> Deferred[Reply]:
         if self._incoming is not None:
-            return self._incoming.commit().addCallbacks(self._accepted_large, self._failed)
+            return self._incoming.commit().addCallbacks(self._accepted, self._failed)
         stored = self._house.manager.accept(self.queue_id, self._envelope, octets, self._transaction.hold)
-        return stored.addCallbacks(self._accepted, self._failed, callbackArgs=(self._section,))
+        return stored.addCallbacks(self._accepted, self._failed)
 
     def abort(self) -> None:
         """Nothing of this is kept."""
@@ -492,12 +492,9 @@ class Arrival:
         if undo is not None:
             undo()
 
-    def _accepted_large(self, content: Content) -> Reply:
-        return self._accepted(None, content.header())
-
-    def _accepted(self, _: object, header: bytes) -> Reply:
+    def _accepted(self, _: object) -> Reply:
         self._guest.messages += 1
-        self._house.told(self.queue_id, self._envelope, self._size, header, self._began)
+        self._house.told(self.queue_id, self._envelope, self._size, self._section, self._began)
         hold = self._transaction.hold
         if hold:
             self._house.tell(events.MessageHeld(self.queue_id, POLICY, hold))

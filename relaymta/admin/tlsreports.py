@@ -67,7 +67,11 @@ class TlsReports:
 
     def _open(self, resolver: Resolver, reporter: Reporter) -> None:
         reactor, tell = self._reactor, self._ears.tell
-        shelf = Shelf(State(os.path.join(self._directory, FILE), SCHEMA, reactor.callFromThread))
+
+        def trouble(reason: str) -> None:
+            tell(events.StateFailed(FILE, reason))
+
+        shelf = Shelf(State(os.path.join(self._directory, FILE), SCHEMA, reactor.callFromThread, trouble))
         ear = TlsGatherer(shelf, reactor.seconds, reactor.callLater, self._random, tell)
         sender = TlsReporter(
             reactor,

@@ -64,7 +64,8 @@ class Sts:
         if self.policies is not None:
             self.policies.configure(settings, resolver.txt, fetch)
             return
-        cache = Cache(State(os.path.join(self._directory, FILE), SCHEMA, self._reactor.callFromThread), self._trouble)
+        path = os.path.join(self._directory, FILE)
+        cache = Cache(State(path, SCHEMA, self._reactor.callFromThread, self._trouble), self._trouble)
         ears = _Teller(self._tell)
         self.policies = Policies(
             self._reactor, resolver.txt, fetch, cache, settings, random=self._random, ears=ears

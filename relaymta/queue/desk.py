@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from relaymta.mail.envelope import Envelope, Recipient
 from relaymta.mail.outcome import Fate
 from relaymta.mail.queueid import is_queue_id, made_at
-from relaymta.queue.manager import Manager
+from relaymta.queue.manager import POLICY, Manager
 from relaymta.queue.message import Message
 from relaymta.queue.story import Entry, Held, Released, Removed
 from relaymta.queue.timeline import State
@@ -202,6 +202,10 @@ class Desk:
         if ticket is None or ticket.state is not State.HELD or self._moves.get(queue_id) is False:
             return False
         self._manager.apart.discard(queue_id)
+        waiting = self._manager.peek(queue_id)
+        if waiting is not None and not waiting.held:
+            # A crash came between the message and the line that says why it waits: it has not grown old meanwhile.
+            self._manager.note(queue_id, Held(waiting.envelope.accepted_at, POLICY, ""))
         self._tell_stranded(queue_id, entry)
         self._manager.note(queue_id, entry)
         self._move(queue_id, held=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from attrs import field, frozen
 
@@ -60,7 +61,8 @@ class FileContent:
                 done += len(piece)
                 yield piece
         finally:
-            self._disk.close(fd)
+            with suppress(OSError):  # what was read was read
+                self._disk.close(fd)
 
     def header(self) -> bytes:
         pieces = []

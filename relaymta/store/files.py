@@ -67,27 +67,37 @@ class Files:
     def __len__(self) -> int:
         return len(self._index)
 
+    def tell_lost(self, path: str, why: str) -> None:
+        """Tell of what cannot be read and stays where it is for now."""
+        self._corrupt(path, why)
+
     def arrived(self, queue_id: str, name: str) -> None:
         """A file has got its place, by order of this owner."""
         self._index.set(queue_id, name)
 
-    def waiting(self) -> Iterator[Ticket]:
-        """Every file that is not known yet; see Spool.waiting()."""
+    def waiting(self, elsewhere: Callable[[str], bool]) -> Iterator[Ticket]:
+        """Every file that is not known yet; see Spool.waiting().
+
+        `elsewhere` says of a queue id whether the message is still told of by others: its file may be there a moment
+        before the clerk has said so.
+        """
         for folder in self._shelf.inside():
             try:
                 for name in self._disk.listdir(folder):
-                    ticket = self._listed(folder, name)
+                    ticket = self._listed(folder, name, elsewhere)
                     if ticket is not None:
                         yield ticket
             except OSError as error:  # the other folders can still be read
                 self._failed(f"could not list {folder}: {explain(error)}")
 
-    def _listed(self, folder: str, name: str) -> Ticket | None:
+    def _listed(self, folder: str, name: str, elsewhere: Callable[[str], bool]) -> Ticket | None:
         ticket = names.decode(name)
         if ticket is None:
-            self._set_aside(f"{folder}/{name}", "its name is not that of a queue file")
+            self.set_aside(f"{folder}/{name}", "its name is not that of a queue file")
             return None
         queue_id = ticket.queue_id
+        if elsewhere(queue_id):
+            return None
         tended = self._tended.get(queue_id)
         if tended is not None:
             known, tended.known = tended.known or tended.gone, True
@@ -110,7 +120,7 @@ class Files:
             self._disk.close(self._disk.open(path, os.O_RDONLY))
         except FileNotFoundError:
             return
-        self._set_aside(path, f"the message has another file, {known_as}")
+        self.set_aside(path, f"the message has another file, {known_as}")
 
     def note(self, queue_id: str, line: bytes, waits: Deferred[None] | None) -> None:
         """Append a line; synced, and `waits` told, if somebody waits for it. Raises KeyError."""
@@ -155,7 +165,7 @@ class Files:
             else:
                 return stored
         self._index.drop(queue_id)
-        self._set_aside(path, why)
+        self.set_aside(path, why)
         raise SpoolCorrupt(f"{path}: {why}")
 
     def open(self, queue_id: str) -> int:
@@ -280,7 +290,8 @@ class Files:
         )
         return Stored(queue_id, head, content, lines, ticket.schedule)
 
-    def _set_aside(self, path: str, why: str) -> None:
+    def set_aside(self, path: str, why: str) -> None:
+        """Move what cannot be read to corrupt/, and tell."""
         try:
             path = self._shelf.set_aside(path)
         except OSError as error:

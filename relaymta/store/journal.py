@@ -62,11 +62,12 @@ class Journal:
         """Octets of the largest record that a batch can hold."""
         return min(BATCH_OCTETS, self._segments.size) - BATCH_HEADER - BLOCK
 
-    def start(self, floor: int = 0) -> Segment:
+    def start(self, floor: int = 0, before: tuple[tuple[int, int], ...] = ()) -> Segment:
         """Begin a new segment, on stable storage, and declare those before number `floor` (0: its own) settled.
 
-        Raises OSError.
+        `before`: number and end of the segment before it, where that is synced. Raises OSError.
         """
+        self._before = before
         segment = self._segments.take()
         self._segments.floor = floor or segment.number
         try:

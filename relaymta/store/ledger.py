@@ -22,9 +22,9 @@ from relaymta.store.content import MemoryContent
 from relaymta.store.disk import Disk, explain
 from relaymta.store.files import Files
 from relaymta.store.hands import Hand
-from relaymta.store.interfaces import Schedule, SpoolError, Stored, Ticket
+from relaymta.store.interfaces import Schedule, SpoolCorrupt, SpoolError, Stored, Ticket
 from relaymta.store.journal import Settled
-from relaymta.store.lying import Lying
+from relaymta.store.lying import Lying, RecordLost
 from relaymta.store.record import Entry, Kind, entry, settlement
 from relaymta.store.segment import Segment, Segments
 from relaymta.store.shelf import Parking
@@ -48,7 +48,8 @@ class Live:
     """A message whose record is in the journal, or on its way there, and nowhere else.
 
     `late` are lines noted while its file was being written, which go there afterwards. `lying` is where head and
-    content of a message of an earlier life are, which is not in memory.
+    content of a message of an earlier life are, which is not in memory; `loaded`: the owner has had it since;
+    `stuck`: it cannot be read there any more.
     """
 
     queue_id: str
@@ -63,6 +64,8 @@ class Live:
     parked: tuple[Deferred[None], ...] = ()
     parking: bool = False
     finished: bool = False
+    loaded: bool = False
+    stuck: bool = False
 
     @property
     def octets(self) -> int:
@@ -116,6 +119,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._live)
 
+    def __contains__(self, queue_id: str) -> bool:
+        return queue_id in self._live
+
     @property
     def busy(self) -> bool:
         """Whether somebody waits for an answer, or files are being made of messages."""
@@ -161,17 +167,34 @@ class Ledger:
         return self._park(live)
 
     def load(self, live: Live) -> Stored:
-        """A message as the journal has it. Raises SpoolError."""
+        """A message as the journal has it. Raises SpoolCorrupt, or SpoolError if it cannot be read now."""
         try:
             head, content = (live.head, live.content) if live.lying is None else live.lying.read(self._disk)
+            live.loaded = True
         except OSError as error:
-            raise SpoolError(f"{live.queue_id} in the journal: {explain(error)}") from error
+            why = f"{live.queue_id} in the journal: {explain(error)}"
+            if not isinstance(error, RecordLost) or live.parking:  # whoever makes the file of it may be luckier
+                raise SpoolError(why) from error
+            self._lose(live, explain(error))
+            raise SpoolCorrupt(why) from error
         return Stored(live.queue_id, head, MemoryContent(content), live.lines, live.schedule)
 
     def refuse_all(self, why: str) -> None:
         """Tell everyone who still waits for an answer that there will be none."""
         for live in [live for live in self._live.values() if live.accepted is not None]:
             self._turn_away(live, why)
+
+    def _lose(self, live: Live, why: str) -> None:
+        # It cannot be read any more. The journal is not told: should the next open() read it, it is there again.
+        segment = live.segment
+        assert segment is not None
+        segment.lost = True
+        del self._live[live.queue_id]
+        del segment.live[live.queue_id]
+        self._unlisted.pop(live.queue_id, None)
+        self._files.tell_lost(segment.path, f"the message {live.queue_id} in it is lost: {why}")
+        if not segment.live:
+            self._release()
 
     def _write(self, live: Live, line: bytes, waits: Deferred[None] | None) -> None:
         record = entry(Kind.LINE, live.queue_id.encode(), b"", line, waits)
@@ -234,6 +257,10 @@ class Ledger:
         parked, live.parked = live.parked, ()
         if live.finished:
             self._forget(live, Kind.DONE)
+        elif isinstance(error, RecordLost) and live.loaded:
+            live.stuck = True  # its owner may have it in memory, and will say what becomes of it
+        elif isinstance(error, RecordLost):
+            self._lose(live, explain(error))
         for fired in parked:
             fired.errback(SpoolError(f"could not make a file of {live.queue_id}: {explain(error)}"))
 
@@ -268,7 +295,7 @@ class Ledger:
             if not self._pool.spares:
                 self._clerk.call(self._pool.prepare, lambda error: None)  # failing that, the journal tries
         if begun or self._octets > self._bounds.memory:
-            self._relieve()
+            self.relieve()
 
     def _refused(self, settled: Settled) -> None:
         for record in settled.entries:
@@ -292,13 +319,15 @@ class Ledger:
         # Only the oldest are given away: what settles the messages of a segment never lies before it.
         while len(self._segments) > 1 and not self._segments[0].live:
             segment = self._segments.popleft()
+            if segment.lost:
+                self._files.set_aside(segment.path, "what is not whole in it is lost, all else is elsewhere")
             self._pool.floor = self._segments[0].number
             useless = self._pool.give(segment)
             if useless:
                 self._clerk.call(partial(self._disk.unlink, useless), lambda error: None)  # else at the next open
 
-    def _relieve(self) -> None:
-        # The journal or the memory is full of what waits: the oldest become files.
+    def relieve(self) -> None:
+        """Make files of the oldest messages where the journal or the memory is full of what waits."""
         crowd = len(self._segments) - self._bounds.segments
         excess = self._octets - self._bounds.memory * 3 // 4 if self._octets > self._bounds.memory else 0
         if crowd <= 0 and excess <= 0:
@@ -311,7 +340,7 @@ class Ledger:
                 if number >= crowd and excess <= 0:
                     break
                 excess -= live.octets
-                if not live.parking:
+                if not (live.parking or live.stuck):
                     chosen.append(live)
         if not chosen:
             self._relief_at = self._seconds() + _LATER
@@ -322,7 +351,7 @@ class Ledger:
     def _relieved(self, done: None) -> None:
         self._relieving -= 1
         if not self._relieving:
-            self._relieve()
+            self.relieve()
 
     def _unrelieved(self, failure: Failure) -> None:
         self._relieving -= 1

@@ -100,13 +100,14 @@ def frame(
 
 @frozen(slots=True)
 class Found:
-    """A whole record: `at` is the offset of its payload, which holds name, head and body."""
+    """A whole record: `at` is the offset of its payload, which holds name, head and body; `crc` is the payload's."""
 
     kind: Kind
     name: bytes
     at: int
     head: int
     body: int
+    crc: int
 
 
 @define(slots=True)
@@ -209,9 +210,10 @@ class Scan:
         at = offset - self._base
         (crc,) = _CRC.unpack_from(self._data, at + PREFIX)
         payload = memoryview(self._data)[at + HEADER : at + HEADER + size]
-        if _crc32(self._data[at : at + PREFIX], _crc32(payload)) != crc:
+        inner = _crc32(payload)
+        if _crc32(self._data[at : at + PREFIX], inner) != crc:
             return None
-        return Found(Kind(kind), bytes(payload[:name]), offset + HEADER, head, body)
+        return Found(Kind(kind), bytes(payload[:name]), offset + HEADER, head, body, inner)
 
     def _at(self, offset: int, octets: bytes) -> bool:
         if not self._have(offset, len(octets)):

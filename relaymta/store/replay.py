@@ -4,7 +4,8 @@ Segments are read from the newest to the oldest that still matters. A message th
 from its record, with its notes: nothing is written for it, so that a start takes no longer for a full journal than
 reading it does. Where a file of it is there already, the file wins and gets the notes that it lacks. A segment stays
 in use as long as it, or an older one, holds such a message: what settles the messages of a segment lies in it or in
-later ones. Where the disk has lied, all that is whole becomes files at once, for the damaged segment is taken away.
+later ones. Where the disk has lied, all that is whole becomes files at once, for the damaged segment is taken away;
+where more segments would stay than one life may use, as after one crash upon the other, what the oldest hold does.
 The table of store.spool says which state means what.
 """
 
@@ -19,7 +20,7 @@ from functools import partial
 from attrs import define, field
 
 from relaymta.store import names
-from relaymta.store.disk import Disk, explain
+from relaymta.store.disk import Disk, explain, sync_folder
 from relaymta.store.files import UNREADABLE, read_file
 from relaymta.store.ledger import Live
 from relaymta.store.lying import Lying
@@ -32,12 +33,13 @@ _TOGETHER = 128  # files put in place at once
 
 @define(slots=True, eq=False)
 class Old:
-    """A segment of an earlier life."""
+    """A segment of an earlier life. `end` is where it ended, if all of it was whole up to there, else 0."""
 
     number: int
     mark: bytes
     path: str
     size: int
+    end: int = 0
 
 
 @define(slots=True, eq=False)
@@ -68,8 +70,8 @@ class Replay:
     moved: list[str] = field(factory=list)
 
 
-def replay(disk: Disk, shelf: Shelf, result: Replay) -> None:
-    """Find what is in the journal. Raises OSError, and may be begun again then."""
+def replay(disk: Disk, shelf: Shelf, result: Replay, most: int) -> None:
+    """Find what is in the journal, and keep at most so many segments of it. Raises OSError; may be begun again then."""
     _find_segments(disk, shelf, result)
     folders: dict[str, list[Survivor]] = {}
     for survivor in _survivors(disk, result):
@@ -79,10 +81,28 @@ def replay(disk: Disk, shelf: Shelf, result: Replay) -> None:
         missing += _without_file(disk, shelf, folder, inside, result)
     result.replayed = len(missing)
     if result.damaged:
-        for start in range(0, len(missing), _TOGETHER):
-            _place(disk, shelf, missing[start : start + _TOGETHER])
+        failures = [failure for failure in _place(disk, shelf, missing) if failure is not None]
+        if failures:
+            raise failures[0]
         missing = []
+    else:
+        missing = _relieved(disk, shelf, result, missing, most)
     _keep(result, missing)
+
+
+def _relieved(disk: Disk, shelf: Shelf, result: Replay, survivors: list[Survivor], most: int) -> list[Survivor]:
+    # Those that stay in the journal when no more than `most` segments do. What fails stays there too.
+    oldest = min((survivor.segment.number for survivor in survivors), default=0)
+    numbers = [old.number for old in result.segments if old.number >= oldest]
+    first = numbers[-most] if len(numbers) > most else 0
+    leaving = [survivor for survivor in survivors if survivor.segment.number < first]
+    staying = [survivor for survivor in survivors if survivor.segment.number >= first]
+    for survivor, failure in zip(leaving, _place(disk, shelf, leaving), strict=True):
+        if failure is None:
+            result.moved.append(_queue_id(survivor.found))
+        else:
+            staying.append(survivor)
+    return staying
 
 
 def _keep(result: Replay, survivors: list[Survivor]) -> None:
@@ -104,10 +124,29 @@ def revive(disk: Disk, old: Old, survivors: list[Survivor], size: int) -> Segmen
         found = survivor.found
         ticket = names.decode(found.name.decode("ascii"))
         assert ticket is not None, "a whole record with a name that nobody gave"
-        lying = Lying(old.path, found.at, len(found.name), found.head, found.body)
+        lying = Lying(old.path, found.at, len(found.name), found.head, found.body, found.crc)
         live = Live(ticket.queue_id, b"", b"", ticket.schedule, None, segment, lying, tuple(_noted(disk, survivor)))
         segment.live[ticket.queue_id] = live
     return segment
+
+
+def sealed(disk: Disk, old: Old) -> tuple[tuple[int, int], ...]:
+    """Sync the last segment of an earlier life, and tell where it ends; nothing where that cannot be known.
+
+    Who wrote it may have been killed before the sync. From then on damage there is damage, and not what was never
+    acknowledged.
+    """
+    if not old.end:
+        return ()
+    try:
+        fd = disk.open(old.path, os.O_RDONLY)
+        try:
+            disk.fdatasync(fd)
+        finally:
+            disk.close(fd)
+    except OSError:
+        return ()
+    return ((old.number, old.end),)
 
 
 def _find_segments(disk: Disk, shelf: Shelf, result: Replay) -> None:
@@ -135,6 +174,7 @@ def _survivors(disk: Disk, result: Replay) -> list[Survivor]:
             break
         told = ends.get(old.number)
         reading = _read(disk, old, told or 0)
+        old.end = 0 if reading.damaged else reading.end
         readings.append((old, reading, old.size if told is None else told))
         floor = max(floor, reading.floor)
         ends.update(reading.ends)
@@ -206,6 +246,8 @@ def _without_file(
         for other, _ in whole:  # a name that could not be synced, then another for the same message
             disk.unlink(other)
         _complete(disk, shelf, path, lines, _noted(disk, survivor))
+    if len(missing) < len(survivors):
+        sync_folder(disk, folder)  # who gave a name may have died before its sync, and the record goes for it
     return missing
 
 
@@ -228,15 +270,16 @@ def _complete(disk: Disk, shelf: Shelf, path: str, has: tuple[bytes, ...], noted
         disk.close(fd)
 
 
-def _place(disk: Disk, shelf: Shelf, survivors: list[Survivor]) -> None:
-    placements: list[Placement] = []
-    for survivor in survivors:
-        name, head, content = _parts(disk, survivor.segment, survivor.found)
-        lines = _noted(disk, survivor)
-        placements.append(Parking(_queue_id(survivor.found), name.decode("ascii"), head, content, lines))
-    for failure in shelf.place(placements):
-        if failure is not None:
-            raise failure
+def _place(disk: Disk, shelf: Shelf, survivors: list[Survivor]) -> list[OSError | None]:
+    failures: list[OSError | None] = []
+    for start in range(0, len(survivors), _TOGETHER):
+        placements: list[Placement] = []
+        for survivor in survivors[start : start + _TOGETHER]:
+            name, head, content = _parts(disk, survivor.segment, survivor.found)
+            lines = _noted(disk, survivor)
+            placements.append(Parking(_queue_id(survivor.found), name.decode("ascii"), head, content, lines))
+        failures += shelf.place(placements)
+    return failures
 
 
 def _noted(disk: Disk, survivor: Survivor) -> list[bytes]:

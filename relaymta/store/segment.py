@@ -34,7 +34,8 @@ class Segment:
     """One segment in use. `position` is where the next batch goes, `synced` up to where it is on stable storage.
 
     `live` belongs to the spool: the messages of this segment that are neither done nor moved. One of an earlier life
-    is not open (`fd` -1) and not written to; `fits`: it is of the size that is used now.
+    is not open (`fd` -1) and not written to; `fits`: it is of the size that is used now; `lost`: a message that was in
+    it cannot be read any more.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Segment:
     synced: int = 0
     poisoned: bool = False
     fits: bool = True
+    lost: bool = False
     live: dict[str, Any] = field(factory=dict)
 
 
@@ -115,8 +117,9 @@ class Segments:
 
     def give(self, segment: Segment) -> str:
         """Take back the oldest segment in use, for it is free. Returns the path of a file to be removed, or ""."""
-        if segment.poisoned:
-            return ""  # the same pages are never synced again; it stays for the next open(), and every batch says why
+        if segment.poisoned or segment.lost:
+            # the same pages are never synced again; it stays for the next open(), and every batch says why
+            return ""
         if not segment.fits:
             return segment.path
         self._spares.append(segment.path)

@@ -19,6 +19,8 @@ After a crash (store.replay mends it at open, store.queuefile and store.files wh
 | file in new/ whose last line is torn                     | crash during an append   | the line is cut off            |
 | file in new/ all of whose recipients are final           | crash before unlink      | the queue finishes it          |
 | unreadable file                                          | disk, or a hand          | to corrupt/, told              |
+| record that was whole at open and cannot be read later   | the disk                 | told; its segment to corrupt/  |
+|                                                          |                          | when nothing else is in it     |
 
 A batch that failed and was refused is declared void by the next one, so that it does not come back either.
 """
@@ -37,7 +39,7 @@ from twisted.python.failure import Failure
 
 from relaymta.store import names
 from relaymta.store.clerk import Clerk
-from relaymta.store.disk import Disk, RealDisk, explain
+from relaymta.store.disk import Disk, RealDisk, explain, sync_folder
 from relaymta.store.files import Files
 from relaymta.store.hands import Delayed, Hand
 from relaymta.store.incoming import Inflow
@@ -45,7 +47,7 @@ from relaymta.store.interfaces import Incoming, OpenReport, Schedule, SpoolError
 from relaymta.store.journal import Journal, Settled
 from relaymta.store.ledger import Bounds, Ledger
 from relaymta.store.record import Entry, Kind, settlement
-from relaymta.store.replay import Replay, replay, revive
+from relaymta.store.replay import Replay, replay, revive, sealed
 from relaymta.store.segment import SPARES_MAX, Segments
 from relaymta.store.shards import Claim, claim
 from relaymta.store.shelf import Shelf
@@ -53,6 +55,7 @@ from relaymta.store.shelf import Shelf
 SMALL_MAX = 128 * 1024  # octets of content that go through the journal
 SEGMENT_SIZE = 32 * 1024 * 1024
 SEGMENTS_MAX = 8  # in use, before the messages of the oldest become files
+KEPT = 2  # times as many may be kept from earlier lives; ours: a journal that was full does not delay the start
 MEMORY = 64 * 1024 * 1024  # octets of messages in memory, before the oldest become files
 FOLDERS = 64  # in new/: ext4 creates files slowly where tens of thousands were just removed
 
@@ -92,6 +95,7 @@ class DiskSpool:
         self._disk = disk = disk or RealDisk()
         self._claim = owned
         self._small_max = small_max
+        self._segments_max = segments_max
         self._folder_count = folders
         self._shelf = Shelf(disk, path, draw(8).hex())
         self._clerk = Clerk(self._shelf, self._broken, call_later, call_from_thread, files == "thread")
@@ -113,7 +117,7 @@ class DiskSpool:
         )
         self._refusing = "the spool is not open"
         self._is_open = False
-        self._inflows: set[Inflow] = set()
+        self._inflows: dict[str, Inflow] = {}
         self._free = (0.0, 0)
 
     @property
@@ -138,7 +142,7 @@ class DiskSpool:
         inflow = Inflow(
             queue_id, name, head, self._disk, self._shelf, self._clerk, opening, self._ended, self._refusing
         )
-        self._inflows.add(inflow)
+        self._inflows[queue_id] = inflow
         return inflow
 
     def note(self, queue_id: str, line: bytes) -> None:
@@ -179,7 +183,8 @@ class DiskSpool:
 
     def waiting(self) -> Iterator[Ticket]:
         """See Spool.waiting()."""
-        return chain(self._ledger.waiting(), self._files.waiting())
+        ledger, inflows = self._ledger, self._inflows
+        return chain(ledger.waiting(), self._files.waiting(lambda one: one in ledger or one in inflows))
 
     @property
     def empty(self) -> bool:
@@ -216,7 +221,7 @@ class DiskSpool:
             self._ledger.note(live, line, waits)
 
     def _ended(self, inflow: Inflow, placed: bool) -> None:
-        self._inflows.discard(inflow)
+        self._inflows.pop(inflow.queue_id, None)
         if placed:
             self._files.arrived(inflow.queue_id, inflow.name)
 
@@ -240,6 +245,7 @@ class DiskSpool:
         self._is_open = True
         self._refusing = ""
         self._clerk.call(self._pool.prepare, lambda error: None)  # failing that, the journal tries
+        self._ledger.relieve()
         return OpenReport(found.replayed, tuple(found.corrupt), self._seconds() - began)
 
     def _begin(self, found: Replay) -> None:
@@ -248,21 +254,25 @@ class DiskSpool:
             self._claim = claim(self._disk, self._path)
         self._shelf.prepare(self._folder_count)
         self._shelf.sweep(self._seconds())
-        replay(self._disk, self._shelf, found)
+        replay(self._disk, self._shelf, found, KEPT * self._segments_max)
         free = [old for old in found.free if old not in found.damaged]
         spares = [old.path for old in free if old.size == self._pool.size][:SPARES_MAX]
         self._pool.begin(found.number, spares)
         earlier = [revive(self._disk, old, inside, self._pool.size) for old, inside in found.kept]
-        self._ledger.begin(earlier, self._journal.start(earlier[0].number if earlier else 0))
+        floor, before = (earlier[0].number, sealed(self._disk, found.kept[-1][0])) if earlier else (0, ())
+        self._ledger.begin(earlier, self._journal.start(floor, before))
         for old, why in found.damaged.items():
             found.corrupt.append((self._shelf.set_aside(old.path), why))
+        if found.damaged:
+            sync_folder(self._disk, self._shelf.folders.corrupt)
+            sync_folder(self._disk, self._shelf.folders.journal)
         for old in free:
             if old.path not in spares:
                 self._shelf.discard(old.path)
 
     async def _close(self) -> None:
         self._refusing = "the spool is closed"
-        for inflow in list(self._inflows):
+        for inflow in list(self._inflows.values()):
             if not inflow.committing:
                 inflow.abort()
         self._files.flush()

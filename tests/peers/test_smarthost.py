@@ -133,7 +133,8 @@ def test_a_changed_password_needs_no_reload(
     daemon: Daemon = relay(extra=extra(secret, site))
     send_letter(daemon.port, 1)
     wait_until("a refusal", lambda: "login-refused" in daemon.log(), instead=daemon.log)
-    assert daemon.count("waiting") == 1 and site.tried == [("LOGIN", "old")]
+    wait_until("its wait", lambda: daemon.count("waiting") == 1, instead=daemon.log)
+    assert site.tried == [("LOGIN", "old")]
     secret.write_text("new\n")
     daemon.ask("queue", "retry", "--all")
     wait_until("the message", lambda: len(site.taken) == 1, instead=daemon.log)

@@ -212,6 +212,14 @@ class SimDisk:
         survivor.root = self._survive(self.root, fate, random, kept, copies)
         return survivor
 
+    def kill(self) -> None:
+        """The process is gone, with its file descriptors and its locks; the page cache is still there."""
+        for inode, _, _ in self._open.values():
+            if isinstance(inode, File):
+                inode.locked = 0
+        self._open.clear()
+        self.before, self.failing = lambda call: None, lambda call, number: None
+
     def octets(self, path: str) -> bytearray:
         """A file's octets, for a test to look at and to damage; damage is stable at once."""
         folder, name = self._place(path)

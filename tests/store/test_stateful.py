@@ -109,13 +109,22 @@ class Owner(RuleBasedStateMachine):
         self.start(self.world.disk.crash(fate, seed))
 
     @rule()
+    def kill(self) -> None:
+        """Kill the process and start again: what was written is there, whether or not it was synced."""
+        self.world.disk.kill()
+        self.start(self.world.disk, killed=True)
+
+    @rule()
     def restart(self) -> None:
         """Stop in good order and start again."""
         self.world.close()
         self.start(self.world.disk)
 
-    def start(self, disk: SimDisk) -> None:
-        """Open the shard again and see what is there; from then on that is what was promised."""
+    def start(self, disk: SimDisk, killed: bool = False) -> None:
+        """Open the shard again and see what is there; from then on that is what was promised.
+
+        Who was only `killed` may have left what was never promised, and another crash may take it.
+        """
         self.incoming.clear()
         self.world = World(disk, self.world.model)
         assert self.world.open().corrupt == ()
@@ -126,7 +135,8 @@ class Owner(RuleBasedStateMachine):
             if queue_id not in found:
                 known.acknowledged = False  # an unlink that was not synced may still bring it back
                 continue
-            known.acknowledged, known.finished, known.parked = True, False, True
+            known.acknowledged = known.acknowledged or not killed
+            known.finished, known.parked = False, True
             known.noted = list(found[queue_id].lines)
 
     @invariant()
