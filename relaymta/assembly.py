@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from random import Random
 from typing import Any
@@ -432,7 +433,8 @@ class Relay:
         self._tell(events.TlsFailed(peer.session, peer.listener, peer.client, reason))
 
     def _certificate_loaded(self, file: str, names: tuple[str, ...], until: float) -> None:
-        self._tell(events.CertificateLoaded(file, " ".join(names), int(until)))
+        day = datetime.fromtimestamp(until, UTC).date().isoformat()
+        self._tell(events.CertificateLoaded(file, " ".join(names), day))
 
     def _certificate_refused(self, error: CertificateError) -> None:
         self._tell(events.CertificateRefused(error.file, error.reason))

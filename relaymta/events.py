@@ -530,11 +530,11 @@ class ReloadFailed(Event):
 
 @frozen(slots=True)
 class CertificateLoaded(Event):
-    """Files of a certificate or of authorities have changed, and are in force; `until` is POSIX time."""
+    """Files of a certificate or of authorities have changed, and are in force; `until`: the day (UTC) of their end."""
 
     file: str
     names: str
-    until: int
+    until: str
 
 
 @frozen(slots=True)

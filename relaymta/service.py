@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from relaymta import events
 from relaymta.config import ConfigError
 from relaymta.config.loader import Loaded
-from relaymta.net.listen import ListenError, bind, bind_endpoint
+from relaymta.net.listen import ListenError, bind, bind_endpoint, close
 from relaymta.parent import Parent
 from relaymta.settings import VERSION, Settings, certificate_refusals, doubts, load_settings, refusals
 from relaymta.smtp.settings import ListenerSettings
@@ -92,13 +92,14 @@ class Daemon(Service):
         settings = self._settings
         raise_limits()
         try:
+            _make_folders(settings)
             _become(settings.user)
             os.makedirs(settings.spool, mode=0o711, exist_ok=True)
             self._claim = claim(RealDisk(), settings.spool)  # one daemon, whatever its workers; ends with us
             self._inside = self._make_inside(settings)
             opening = self._inside.open(self._sockets)
         except (OSError, SpoolError) as error:
-            raise SystemExit(f"relaymta: {error}") from None
+            raise SystemExit(f"relaymta: {_told(error)}") from None
         self._reactor.callWhenRunning(self._listen_for_signals)
         opening.addCallbacks(self._started, self._give_up)
 
@@ -123,7 +124,7 @@ class Daemon(Service):
     def _give_up(self, failure: Failure) -> None:
         """What cannot start says why and ends with status 1."""
         known = failure.check(SpoolError, OSError, WorkerFailed) is not None
-        sys.stderr.write(f"relaymta: {failure.getErrorMessage() if known else failure.getTraceback()}\n")
+        sys.stderr.write(f"relaymta: {_told(failure.value) if known else failure.getTraceback()}\n")
         self._inside = None
         self._reactor.addSystemEventTrigger("after", "shutdown", _exit_with_1)
         self._reactor.callWhenRunning(self._reactor.stop)
@@ -214,7 +215,7 @@ class Daemon(Service):
 def _close(these: Mapping[str, socket.socket], but: Mapping[str, socket.socket]) -> None:
     for name, sock in these.items():
         if but.get(name) is not sock:
-            sock.close()
+            close(sock)
 
 
 def _bind(listener: ListenerSettings) -> socket.socket:
@@ -225,6 +226,29 @@ def _bind(listener: ListenerSettings) -> socket.socket:
 
 def _place(listener: ListenerSettings) -> str:
     return str(listener.address or listener.endpoint)
+
+
+def _make_folders(settings: Settings) -> None:
+    """As root: make what is missing of the daemon's directories and give it to the user whom it becomes."""
+    if os.getuid() != 0 or not settings.user:
+        return
+    entry = pwd.getpwnam(settings.user)
+    umask = os.umask(0o022)  # those above them are everybody's to pass through, whatever twistd's umask is
+    try:
+        for _, folder in settings.folders:
+            if not os.path.exists(folder):
+                os.makedirs(folder)
+                os.chown(folder, entry.pw_uid, entry.pw_gid)
+                os.chmod(folder, 0o711 if folder == settings.spool else 0o755)
+    finally:
+        os.umask(umask)
+
+
+def _told(error: BaseException | None) -> str:
+    """An error as people say it: the file, and what is the matter with it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _become(user: str) -> None:

@@ -23,6 +23,7 @@ from OpenSSL import SSL
 
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.loader import Loaded, load
+from relaymta.config.secretfile import may_write
 from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.account import AccountSettings, check_accounts, exposed, unreadable
 from relaymta.delivery.settings import Settings as DeliverySettings
@@ -52,6 +53,8 @@ SOCKET = "/run/relaymta/control.sock"
 SPOOL = "/var/spool/relaymta"
 VERSION = version("relaymta")
 EXCEPTION_WARNING = 14  # days before a [[tls_exception]] ends; ours: time to ask the other side once more
+ENDPOINTS = ("tcp", "tcp6", "systemd", "fd")  # what net.listen can hand to workers
+ENDPOINTS_SAID = '"tcp:25", "tcp6:25", "systemd:domain=INET:index=0" or "fd:fileno=3"'
 NOT_YET = "is not available in this version"
 
 
@@ -188,9 +191,9 @@ class Settings:
     accounts: tuple[AccountSettings, ...] = field(default=(), metadata={"key": "account"})
     mx: HostSettings = field(factory=HostSettings)
     sources: tuple[Source, ...] = field(default=(), metadata={"key": "source"})
-    tls_exceptions: tuple[TlsException, ...] = field(default=(), metadata={"key": "tls_exception"})
     queue: QueueSettings = field(factory=QueueSettings)
     delivery: DeliveryTable = field(factory=DeliveryTable)
+    tls_exceptions: tuple[TlsException, ...] = field(default=(), metadata={"key": "tls_exception"})
     lanes: tuple[LaneTable, ...] = field(default=(), metadata={"key": "lane"})
     mta_sts: StsSettings = field(factory=StsSettings)
     reports: ReportTable = field(factory=ReportTable)
@@ -222,6 +225,12 @@ class Settings:
     def state(self) -> str:
         """Where the databases are that all workers share."""
         return os.path.join(self.spool, "state")
+
+    @property
+    def folders(self) -> tuple[tuple[str, str], ...]:
+        """The directories that the daemon writes in, each with the key that names it."""
+        files = (("admin.socket", self.admin.socket), ("log.file", self.log.file if self.log.file != "-" else ""))
+        return ("spool", self.spool), *((key, os.path.dirname(file) or ".") for key, file in files if file)
 
     @property
     def postmaster_address(self) -> Address:
@@ -278,6 +287,8 @@ def _check_listeners(listeners: tuple[ListenerSettings, ...]) -> Iterator[tuple[
         if listener.name in names:
             yield f"{key}.name", f'listener[{names[listener.name] + 1}] is called "{listener.name}" too'
         names.setdefault(listener.name, position)
+        if listener.endpoint and listener.endpoint.partition(":")[0] not in ENDPOINTS:
+            yield f"{key}.endpoint", f'"{listener.endpoint}" is not of a type that can be listened on: {ENDPOINTS_SAID}'
         if listener.address is not None and not _is_bindable(listener.address):
             yield f"{key}.address", f'"{listener.address}" names a host; an IP address of this machine is wanted'
         for other, earlier in taken:
@@ -394,6 +405,7 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "delivery.tls_ca", f"{settings.delivery.tls_ca} cannot be read, or holds no certificate (PEM)"
     if settings.user and os.getuid() == 0 and not _exists(pwd.getpwnam, settings.user):
         yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
+    yield from _closed_folders(settings)
     for position, account in enumerate(settings.accounts):
         for key, said in unreadable(account, settings.user if os.getuid() == 0 else ""):
             yield f"account[{position}].{key}", said
@@ -404,6 +416,19 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"listener[{position}].group", f'there is no group "{listener.group}" on this machine'
     yield from machine.refusals(settings.users)
     yield from certificate_refusals(settings)
+
+
+def _closed_folders(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Directories that are there, and not open to the user whom the daemon becomes."""
+    user = settings.user
+    for key, folder in settings.folders if user and os.getuid() == 0 else ():
+        if key == "log.file" and os.path.exists(settings.log.file):
+            continue  # made for that user beforehand, as in /var/log
+        if os.path.isdir(folder) and not may_write(folder, user):
+            yield key, (
+                f"{user}, who the daemon becomes, may not write in {folder}; chown {user} {folder},"
+                " or name a directory of its own, which is made if missing"
+            )
 
 
 def certificate_refusals(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -437,11 +462,30 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
     for position, account in enumerate(settings.accounts):
         for key, said in exposed(account):
             yield f"account[{position}].{key}", said
+    yield from _idle_keys(settings)
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
     yield from machine.doubts(settings.users, settings.user)
     yield from certificates.doubts(settings.tls, settings.certificates, time.time(), settings.user)
     yield from _doubts_of_tls(settings)
+
+
+def _idle_keys(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is written and does nothing, for want of something else."""
+    used = {route.account for route in settings.routes}
+    for position, account in enumerate(settings.accounts):
+        if account.name not in used:
+            said = f'no [[route]] logs in with it; write account = "{account.name}" and tls = "verify" there'
+            yield f"account[{position}].name", said
+    for position, listener in enumerate(settings.listeners):
+        if listener.auth_in_clear and listener.auth is AuthMode.NONE:
+            yield f"listener[{position}].auth_in_clear", 'nobody logs in here; write auth = "optional" or "required"'
+        if listener.address is not None and listener.address.is_unix and (listener.proxy or listener.xclient):
+            key = "proxy" if listener.proxy else "xclient"
+            yield f"listener[{position}].{key}", "clients of a UNIX socket have no address, so that it is never heeded"
+    report = settings.tls_report
+    if not report.sender and (report.organization or report.contact):
+        yield "tls_report.from", 'is not given, and nothing is reported without; write from = "tls-reports@example.org"'
 
 
 def _doubts_of_tls(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,10 @@ import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
-from attrs import field, frozen
+from attrs import field, fields, frozen, has, resolve_types
 
 from relaymta.config import ConfigError, SocketAddress
 from relaymta.config.loader import loads
@@ -163,7 +164,8 @@ OAUTH = '[[account]]\nname = "a"\nusername = "u"\n[account.oauth]\ntoken_url = "
         ('[[tls_exception]]\ntls = "encrypt"\nreason = "x"\nuntil = 2027-01-31',
          "1: tls_exception[1]: wants one of domain (the recipient's, or a next hop) and host (one of its MX)"),
         ('[[tls_exception]]\ndomain = "a.test"\ntls = "encrypt"',
-         "1: tls_exception[1].reason: is missing|1: tls_exception[1].until: is missing"),
+         '1: tls_exception[1].reason: is missing; write reason = "..."|'
+         "1: tls_exception[1].until: is missing; write until = 2027-01-31"),
         ('[[tls_exception]]\nhost = "a.test"\ntls = "encrypt"\nreason = " "\nuntil = "soon"',
          '4: tls_exception[1].reason: says nothing; why is TLS another one here?|'
          '5: tls_exception[1].until: a date is wanted, like 2027-01-31, not "soon"'),
@@ -255,7 +257,7 @@ def test_a_secret_that_cannot_be_read_is_refused_and_a_public_one_doubted(file: 
     secret.write_text("pencil\n")
     secret.chmod(0o644)
     assert list(refusals(made)) == []
-    assert ("account[0].password_file", f"{secret} can be read by everybody on this machine; chmod 600 it") in list(
+    assert ("account[0].password_file", f"{secret} can be read by everybody on this machine; chmod o-rwx it") in list(
         doubts(made)
     )
     secret.chmod(0o600)
@@ -338,6 +340,37 @@ def test_what_will_be_regretted_is_a_doubt(file: Path) -> None:
     assert [key for key, _ in doubts(load_settings(str(file)).settings)] == ["hostname", "queue.min_free"]
 
 
+IDLE = {
+    "account[0].name": '[[account]]\nname = "a"\nusername = "u"\npassword_file = "/nowhere"\n',
+    "listener[0].auth_in_clear": '[[listener]]\naddress = "127.0.0.1:25"\nauth_in_clear = true\n',
+    "listener[0].proxy": '[[listener]]\naddress = "unix:/s"\nproxy = ["127.0.0.1/32"]\n',
+    "listener[0].xclient": '[[listener]]\naddress = "unix:/s"\nxclient = ["127.0.0.1/32"]\n',
+    "tls_report.from": '[tls_report]\norganization = "Us"\n',
+    "users.dovecot.socket": '[users.dovecot]\nsocket = "/nowhere"\n',
+}
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_what_is_written_and_does_nothing_is_a_doubt(file: Path, key: str) -> None:
+    """Nothing is silently of no use: `check` says what is missing for it."""
+    assert key in dict(doubts(settings(file, IDLE[key])))
+    assert key not in dict(doubts(settings(file, "")))
+
+
+def test_an_account_that_a_route_names_is_no_doubt(file: Path) -> None:
+    """The warning ends when somebody logs in with it."""
+    route = '[[route]]\nrecipient = "*"\nto = "[x.example]:587"\naccount = "a"\ntls = "verify"\n'
+    text = IDLE["account[0].name"] + route
+    assert "account[0].name" not in dict(doubts(settings(file, text)))
+
+
+def test_an_endpoint_that_cannot_be_listened_on_is_told(file: Path) -> None:
+    """By `check`, and not at the next start."""
+    text = '[[listener]]\nendpoint = "ssl:465"\n'
+    assert said(file, text)[0].startswith('2: listener[1].endpoint: "ssl:465" is not of a type that can be listened on')
+    assert settings(file, text.replace("ssl", "tcp")).listeners[0].endpoint == "tcp:465"
+
+
 def test_certificates_that_nobody_asks_for_are_a_doubt(file: Path) -> None:
     """Fingerprints without a listener that asks, names without an authority, and a public MX that demands TLS."""
     text = f"""
@@ -354,6 +387,27 @@ certificate_names = ["app.example.org"]
     keys = [key for key, _ in doubts(settings(file, text))]
     assert keys[-3:] == ["relay.certificates", "relay.certificate_names", "listener[0].tls"]
     assert "tls.certificate" in [key for key, _ in refusals(settings(file, text))]
+
+
+SHIPPED = (ROOT / "etc" / "relaymta" / "relaymta.toml").read_text()
+
+
+def test_the_shipped_file_names_every_table_once() -> None:
+    """In the order of the settings, which is that of the mail's way; what it only names is in the manual."""
+    shown = re.findall(r"^#? *\[+([a-z_.]+)\]+$", SHIPPED, re.MULTILINE)
+    repeated = {"listener", "route"}  # one for each kind
+    assert [name for name in shown if shown.count(name) > 1 and name not in repeated] == []
+    known = fields(resolve_types(Settings))
+    tables = [str(one.metadata.get("key", one.name)) for one in known if has(_member(one.type))]
+    assert [name for name in tables if name not in shown] == []
+    order = [shown.index(name) for name in tables]
+    assert order == sorted(order)
+    for nested in ("users.sql", "users.ldap", "users.dovecot", "users.checkpassword", "users.oauth", "account.oauth"):
+        assert f"[{nested}]" in SHIPPED
+
+
+def _member(kind: Any) -> Any:
+    return get_args(kind)[0] if get_args(kind) else kind
 
 
 @pytest.mark.parametrize("name", ["relaymta.toml", "quickstart.toml"])

@@ -115,6 +115,7 @@ class RelayCommands:
                     "count": len(self._lanes),
                     "fullest": [attrs.asdict(row) for row in self._lanes.fullest(LANES_SHOWN)],
                 },
+                "clients": dict(self._recorder.counts),
                 **self._more(),
             }
         ]

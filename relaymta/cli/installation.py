@@ -20,8 +20,9 @@ QUICKSTART = "etc/relaymta/quickstart.toml"  # in a checkout, where nothing is i
 
 @frozen(slots=True)
 class Installation:
-    """What one configuration file says of places. `listeners` are (address, tls) in their order, as str.
+    """What one configuration file says of places.
 
+    `listeners`: the addresses of those that take mail as it is, by SMTP, in clear and without a log-in.
     `user` is who the daemon becomes, `users` the file of accounts, "" for none.
     """
 
@@ -29,7 +30,7 @@ class Installation:
     socket: str
     spool: str
     hostname: str
-    listeners: tuple[tuple[str, str], ...]
+    listeners: tuple[str, ...]
     user: str = ""
     users: str = ""
 
@@ -57,17 +58,13 @@ def look(file: str) -> Installation:
             raw = tomllib.load(stream)
     except (OSError, ValueError):
         raw = {}
-    listeners = tuple(
-        (_text(one, "address", ""), _text(one, "tls", "none"))
-        for one in _tables(raw, "listener")
-        if _text(one, "address", "")
-    )
+    listeners = tuple(_text(one, "address", "") for one in _tables(raw, "listener") if _is_plain(one))
     return Installation(
         file=file,
         socket=_text(_table(raw, "admin"), "socket", "/run/relaymta/control.sock"),
         spool=_text(raw, "spool", "/var/spool/relaymta"),
         hostname=_text(raw, "hostname", "") or socket.getfqdn().lower(),
-        listeners=listeners or (("0.0.0.0:25", "none"),),
+        listeners=listeners if _tables(raw, "listener") else ("0.0.0.0:25",),
         user=raw["user"] if isinstance(raw.get("user"), str) else "relaymta",
         users=_text(_table(raw, "users"), "file", ""),
     )
@@ -85,6 +82,16 @@ def connectable(address: str) -> tuple[str, int] | str:
     if not host or not port.isdigit():
         raise ValueError(f'"{address}" is not an address; write it as "127.0.0.1:25" or "unix:/run/x.sock"')
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(port)
+
+
+def _is_plain(listener: dict[str, Any]) -> bool:
+    return (
+        bool(_text(listener, "address", ""))
+        and _text(listener, "profile", "mx") == "mx"
+        and _text(listener, "tls", "none") in ("none", "starttls")
+        and _text(listener, "auth", "none") != "required"
+        and not listener.get("proxy")
+    )
 
 
 def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:

@@ -84,7 +84,10 @@ def _print_rich(
     from rich.table import Table
     from rich.text import Text
 
+    # as wide as its columns: a terminal wraps a long line, where rich would cut off the last columns
+    wanted = sum(widths) + 2 * (len(widths) - 1)
     console = Console()
+    console.width = max(console.width, wanted)
     count, page = 0, first
     while page or not count:
         table = Table(box=None, show_header=not count, header_style="bold", pad_edge=False)

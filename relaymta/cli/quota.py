@@ -7,7 +7,7 @@ from typing import Any
 
 from relaymta.cli.daemon import ask
 from relaymta.cli.installation import look
-from relaymta.cli.output import Column, clean, print_json, print_table
+from relaymta.cli.output import Column, CommandFailedError, clean, print_json, print_table
 
 LIST = [
     Column("ACCOUNT"),
@@ -29,9 +29,9 @@ def run(arguments: Namespace) -> int:
         print_json([row])
     elif row["changed"]:
         print(f"{clean(row['account'])} begins anew")
-    else:
-        print(f"nothing is counted of {clean(row['account'])}")
-    return 0 if row["changed"] else 1
+    if not row["changed"]:
+        raise CommandFailedError(f"nothing is counted of {clean(row['account'])}")
+    return 0
 
 
 def _list(path: str, arguments: Namespace) -> int:

@@ -45,7 +45,8 @@ def run(arguments: Namespace) -> int:
     except smtplib.SMTPResponseException as error:
         raise CommandFailedError(f"{where} said: {_text(error.smtp_code, error.smtp_error)}") from None
     except (smtplib.SMTPException, OSError, UnicodeError) as error:
-        raise CommandFailedError(f"no mail can be handed to {where}: {error}; is relaymta running?") from None
+        why = getattr(error, "strerror", None) or error
+        raise CommandFailedError(f"no mail can be handed to {where}: {why}; is relaymta running?") from None
     if arguments.json:
         print_json([{"server": str(where), "reply": said, "to": recipients}])
     else:
@@ -68,10 +69,12 @@ def compose(arguments: Namespace, sender: str, recipients: list[str], hostname: 
 def _server(named: str | None, installation: Installation) -> str:
     if named:
         return named
-    for address, tls in installation.listeners:
-        if tls != "implicit":
-            return address
-    raise CommandFailedError(f"{installation.file} has no listener that speaks without TLS; name one with --server")
+    if installation.listeners:
+        return installation.listeners[0]
+    raise CommandFailedError(
+        f"{installation.file} has no listener that takes mail in clear and without a log-in; name a server with"
+        " --server, or try swaks, which can log in"
+    )
 
 
 def _talk(place: tuple[str, int] | str, message: EmailMessage, sender: str, recipients: list[str]) -> str:

@@ -220,10 +220,9 @@ def _poke(path: str) -> None:
 
 
 def _converse(installation: Installation) -> int:
-    """-bs: SMTP on standard input and output, with the daemon's first listener that begins in clear."""
+    """-bs: SMTP on standard input and output, with the daemon's first listener that asks for no log-in."""
     try:
-        address = next(address for address, tls in installation.listeners if tls != "implicit")
-        place = connectable(address)
+        place = connectable(next(iter(installation.listeners)))
         daemon = _connected(place)
     except (StopIteration, ValueError, OSError):
         sys.stdout.write("421 4.3.0 relaymta is not running\r\n")

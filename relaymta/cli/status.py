@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 from relaymta.cli.daemon import ask
 from relaymta.cli.installation import look
-from relaymta.cli.output import Column, age, amount, clean, moment, print_json, print_lines, print_table
+from relaymta.cli.output import (
+    Column,
+    CommandFailedError,
+    age,
+    amount,
+    clean,
+    moment,
+    print_json,
+    print_lines,
+    print_table,
+)
 
 FACTS = [Column("WHAT"), Column("HOW MANY", right=True)]
 LANES = [
@@ -75,6 +86,9 @@ def _facts(row: dict[str, Any]) -> Iterator[list[str]]:
     for fate, count in queue["fates"].items():
         yield [f"recipients {fate}", str(count)]
     yield ["ledger difference", str(queue["difference"])]
+    yield ["sessions now", str(sum(row.get("sessions", {}).values()))]
+    for what, count in row.get("clients", {}).items():
+        yield [f"clients {what.replace('_', ' ')}", str(count)]
     for file, facts in row.get("certificates", {}).items():
         yield [f"days left to {clean(file)}", str(facts["days_left"])]
 
@@ -87,17 +101,18 @@ def _lane(lane: dict[str, Any]) -> list[str]:
 
 def _trace(path: str, arguments: Namespace) -> int:
     rows = ask(path, "trace", {"id": arguments.id})
+    found = itertools.count()
+    counted = (row for row in rows if next(found) >= 0)
     if arguments.json:
-        print_json(rows)
-        return 0
-    found = 0
-    for row in rows:
-        found += 1
-        print_lines([_event(row)])
-    if found:
-        return 0
-    print(f"nothing is remembered of {arguments.id}; older events are in the log, and what waits in `queue show`")
-    return 1
+        print_json(counted)
+    else:
+        print_lines(map(_event, counted))
+    if not next(found):
+        raise CommandFailedError(
+            f"nothing is remembered of {clean(arguments.id)} since the start or the last reload;"
+            " older events are in the log, and what waits in `queue show`"
+        )
+    return 0
 
 
 def _event(row: dict[str, Any]) -> str:

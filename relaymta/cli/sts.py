@@ -6,21 +6,20 @@ from argparse import Namespace
 
 from relaymta.cli.daemon import ask
 from relaymta.cli.installation import look
-from relaymta.cli.output import age, clean, print_json, print_lines
+from relaymta.cli.output import CommandFailedError, age, clean, print_json, print_lines
 
 
 def run(arguments: Namespace) -> int:
     """Show it; 1 where there is none."""
     rows = list(ask(look(arguments.config).socket, "sts", {"domain": arguments.domain}))
+    found = [row for row in rows if row["mode"] is not None]
     if arguments.json:
         print_json(rows)
-        return 0
-    found = False
-    for row in rows:
-        if row["mode"] is None:
-            print(f"no MTA-STS policy is in force for {row['domain']}")
-            continue
-        found = True
-        print(f"{row['domain']}: {row['mode']}, for {age(row['max_age'])} from when it was fetched, {row['version']}")
-        print_lines(f"    {clean(line)}" for line in row["text"])
-    return 0 if found else 1
+    else:
+        for row in found:
+            age_of = age(row["max_age"])
+            print(f"{row['domain']}: {row['mode']}, for {age_of} from when it was fetched, {row['version']}")
+            print_lines(f"    {clean(line)}" for line in row["text"])
+    if not found:
+        raise CommandFailedError(f"no MTA-STS policy is in force for {clean(arguments.domain)}")
+    return 0

@@ -6,9 +6,12 @@ the contradictions. An unknown or a missing key is a problem like any other, and
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
+from enum import Enum
 from typing import Any, Generic, TypeVar, cast, get_args
 
 import attrs
@@ -118,7 +121,7 @@ def loads(
     try:
         made = known.structure(raw, settings)
     except ComplaintsError as error:
-        homes = _homes(settings, "")
+        homes = _homes(settings, "", "at the top of the file")
         complaints.extend((path, _rehoused(path, said, homes)) for path, said in error.complaints)
     if complaints or made is None:
         problems = [Problem(file, _line(lines, path), dotted(path), said) for path, said in complaints]
@@ -163,26 +166,37 @@ def _take_absent(raw: dict[str, Any], absent: Mapping[str, str]) -> Iterator[tup
                 yield (*around, *(() if position is None else (position,)), leaf), said
 
 
-def _homes(settings: Any, table: str) -> dict[str, list[str]]:
-    """For each key of any table, the tables that have it: a key under the wrong header is a common slip."""
+def _homes(settings: Any, table: str, place: str) -> dict[str, list[str]]:
+    """For each key of any table, where it belongs: a key under the wrong header is a common slip."""
     found: dict[str, list[str]] = {}
+    tables: dict[str, list[str]] = {}
     for one in attrs.fields(attrs.resolve_types(settings)):
         kind = get_args(one.type)[0] if is_list(one.type) else one.type
         if _is_table(kind):
             inner = f"{table}.{_key(one)}" if table else _key(one)
-            shown = _homes(kind, inner)
+            header = f"[[{inner}]]" if is_list(one.type) else f"[{inner}]"
+            tables.setdefault(_key(one), []).append(f"in a table of its own, {header}")
+            shown = _homes(kind, inner, f"in {header}")
             for key, homes in shown.items():
                 found.setdefault(key, []).extend(homes)
         else:
-            found.setdefault(_key(one), []).append(table)
-    return found
+            found.setdefault(_key(one), []).append(place)
+    return {**tables, **found}
 
 
 def _rehoused(path: Path, said: str, homes: Mapping[str, list[str]]) -> str:
     if not said.startswith(_UNKNOWN_KEY) or path[-1] not in homes:
         return said  # the very key in another table is a better guess than a like one in this
-    places = [f"[{home}]" if home else "the top of the file" for home in homes[str(path[-1])]]
-    return f"{_UNKNOWN_KEY}; it belongs in {' or '.join(places)}"
+    return f"{_UNKNOWN_KEY}; it belongs {' or '.join(homes[str(path[-1])])}"
+
+
+def _example(key: str, kind: Any) -> str:
+    """How a key that must be given is written, where its type says so much."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"; write one of {', '.join(json.dumps(one.value) for one in kind)}"
+    if isinstance(kind, type) and issubclass(kind, date):
+        return f"; write {key} = 2027-01-31"
+    return f'; write {key} = "..."' if kind is str else ""
 
 
 def _is_table(kind: Any) -> bool:
@@ -224,7 +238,7 @@ class _Table:
                 if key in value:
                     arguments[one.alias or one.name] = self._read(one, value[key])
                 elif one.default is attrs.NOTHING:
-                    complaints.append(((key,), "is missing"))
+                    complaints.append(((key,), f"is missing{_example(key, one.type)}"))
             except ValueError as error:
                 complaints.extend(complaints_of(error, key))
         if complaints:

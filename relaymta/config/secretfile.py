@@ -6,6 +6,7 @@ error: those name the file and what is the matter with it.
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -72,6 +73,23 @@ def is_public(path: str) -> bool:
 
 def may_read(path: str, user: str) -> bool:
     """Whether another user of this machine may read the file, by its mode and that of the folders above it."""
+    return _may(path, user, 0o4)
+
+
+def may_write(folder: str, user: str) -> bool:
+    """Whether another user of this machine may make files in the folder."""
+    return _may(folder, user, 0o3)
+
+
+def group_of(user: str) -> str:
+    """The name of a user's own group, for advice; the user's where nobody knows it."""
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError:
+        return user
+
+
+def _may(path: str, user: str, bits: int) -> bool:
     try:
         known = pwd.getpwnam(user)
     except KeyError:
@@ -83,16 +101,16 @@ def may_read(path: str, user: str) -> bool:
         above = os.path.dirname(above)
         if not _allowed(above, known.pw_uid, groups, 0o1):
             return False
-    return _allowed(path, known.pw_uid, groups, 0o4)
+    return _allowed(path, known.pw_uid, groups, bits)
 
 
-def _allowed(path: str, uid: int, groups: Collection[int], bit: int) -> bool:
+def _allowed(path: str, uid: int, groups: Collection[int], bits: int) -> bool:
     try:
         facts = os.stat(path)
     except OSError:
         return False
     shift = 6 if facts.st_uid == uid else 3 if facts.st_gid in groups else 0
-    return uid == 0 or bool(facts.st_mode >> shift & bit)
+    return uid == 0 or facts.st_mode >> shift & bits == bits
 
 
 def _only(octets: bytes) -> str:

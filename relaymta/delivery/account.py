@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
 
-from relaymta.config.secretfile import SecretError, SecretFile, is_public, may_read
+from relaymta.config.secretfile import SecretError, SecretFile, group_of, is_public, may_read
 from relaymta.routing.route import TlsLevel
 from relaymta.routing.settings import RouteSettings, parse_target
 from relaymta.smtp.sasl_client import BY_PASSWORD, BY_TOKEN, Mechanism
@@ -183,11 +183,12 @@ def unreadable(account: AccountSettings, user: str = "") -> Iterator[tuple[str, 
             yield key, str(error)
             continue
         if user and not may_read(path, user):
-            yield key, f"{path} cannot be read by {user}, who the daemon becomes"
+            what = f"chgrp {group_of(user)} {path}; chmod 640 {path}"
+            yield key, f"{path} cannot be read by {user}, who the daemon becomes: {what}"
 
 
 def exposed(account: AccountSettings) -> Iterator[tuple[str, str]]:
     """The files of secrets that everybody may read, as (key, what to do)."""
     for key, path in account.files:
         if is_public(path):
-            yield key, f"{path} can be read by everybody on this machine; chmod 600 it"
+            yield key, f"{path} can be read by everybody on this machine; chmod o-rwx it"

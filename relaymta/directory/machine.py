@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from relaymta.config.secretfile import group_of
 from relaymta.directory.secrets import read_secret
 from relaymta.directory.settings import UserSettings
 from relaymta.directory.usersfile import UsersFileError, read_users
@@ -46,11 +47,14 @@ def doubts(users: UserSettings, user: str = "") -> Iterator[tuple[str, str]]:
     """What will probably be regretted; `user` is who the daemon becomes, "" for nobody else."""
     if users.file and not os.path.exists(users.file):
         yield "users.file", f"there is no {users.file} yet; `relaymta user add` makes it"
+    if users.dovecot.socket and not os.path.exists(users.dovecot.socket):
+        yield "users.dovecot.socket", f"there is no {users.dovecot.socket} now; does Dovecot run, and listen there?"
     for key, file in (("users.file", users.file), *_secrets(users)):
         if file and _is_open(file):
             yield key, f"everybody on this machine may read {file}; chmod o-rwx"
         elif file and user and os.geteuid() == 0 and not _may_read(file, user):
-            yield key, f"{user}, who the daemon becomes, may not read {file}; chgrp it to its group, and chmod g+r"
+            what = f"chgrp {group_of(user)} {file}; chmod 640 {file}"
+            yield key, f"{user}, who the daemon becomes, may not read {file}: {what}"
 
 
 def _refused_by_libpq(url: str) -> Iterator[tuple[str, str]]:

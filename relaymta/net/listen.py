@@ -14,6 +14,7 @@ import stat
 from contextlib import suppress
 from typing import Any
 
+from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
@@ -94,6 +95,15 @@ def _clear_stale(path: str) -> None:
                 return
 
 
+def close(sock: socket.socket) -> None:
+    """End a socket that `bind` made, and its file, where we may: after giving up root, as a rule we may not."""
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+    sock.close()
+    if path:
+        with suppress(OSError):
+            os.unlink(path)
+
+
 def bind_endpoint(reactor: Any, text: str) -> socket.socket:
     """A listening socket for a Twisted endpoint, such as "systemd:domain=INET:index=0". Raises ListenError.
 
@@ -119,10 +129,38 @@ def bind_endpoint(reactor: Any, text: str) -> socket.socket:
     return sock
 
 
+class _UnixPort(unix.Port):
+    """Serves a UNIX socket whose file is somebody else's: who bound it gave it its mode, and others serve it after us.
+
+    Twisted's own port opens the file to everybody when it begins, and unlinks it and shuts down the socket for all who
+    share it when it ends.
+    """
+
+    _shouldShutdown = False
+
+    def startListening(self) -> None:
+        """Accept what comes."""
+        this: Any = self
+        tcp._reservedFD.reserve()
+        this.factory.doStart()
+        this.socket, this._preexistingSocket = this._preexistingSocket, None
+        this.fileno = this.socket.fileno
+        this.connected = True
+        this.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The end of our descriptor."""
+        tcp.Port.connectionLost(self, reason)
+
+
 def serve(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory) -> IListeningPort:
     """Accept on a bound socket; the caller keeps its own descriptor and closes it."""
-    port: Any = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
-    if sock.family != socket.AF_UNIX:
+    port: Any
+    if sock.family == socket.AF_UNIX:
+        port = _UnixPort._fromListeningDescriptor(reactor, sock.fileno(), factory)  # type: ignore[no-untyped-call]
+        port.startListening()
+    else:
+        port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
         port.transport = EagerServer
     accept = port.doRead
 

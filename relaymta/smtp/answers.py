@@ -49,6 +49,7 @@ AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
 AUTH_FAILED = Reply(535, "5.7.8", "authentication credentials invalid")
 AUTH_UNAVAILABLE = Reply(454, "4.7.0", "temporary authentication failure")
 AUTH_REQUIRED = Reply(530, "5.7.0", "authentication required")
+AUTH_REQUIRED_UNDER_TLS = Reply(530, "5.7.0", "authentication required, and STARTTLS before it")
 
 # Malformed
 

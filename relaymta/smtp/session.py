@@ -412,7 +412,8 @@ class Session(Intake):
     def _read_mail(self, argument: bytes) -> Event | None:
         rules = self.rules
         if rules.auth_required and not self.account:  # RFC 4954 §6
-            raise RefusalError(answers.AUTH_REQUIRED)
+            tls_first = rules.starttls and not (self.tls or rules.auth_in_clear)
+            raise RefusalError(answers.AUTH_REQUIRED_UNDER_TLS if tls_first else answers.AUTH_REQUIRED)
         self._transactions += 1
         if 0 < rules.max_transactions < self._transactions:  # RFC 9422 §4.1
             raise RefusalError(answers.TOO_MANY_MESSAGES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relaymta.admin.recorder import Recorder
 from relaymta.events import (
+    AuthenticationFailed,
     Event,
     LaneResumed,
     MessageAccepted,
@@ -11,6 +12,7 @@ from relaymta.events import (
     NoticeQueued,
     SessionClosed,
     SessionOpened,
+    TlsStarted,
 )
 
 STORY: list[Event] = [
@@ -24,6 +26,19 @@ STORY: list[Event] = [
     MessageFinished("Q2", 0.2),
     SessionClosed("S1", "192.0.2.7", "x", 1, 5, 0.3, "quit"),
 ]
+
+
+def test_what_clients_did_is_counted() -> None:
+    """For `relaymta stats`: whether they speak TLS and can log in, also of events that are no longer remembered."""
+    full = Recorder(lambda: 0.0, size=1)
+    for event in (
+        TlsStarted("S1", "192.0.2.7", "TLSv1.3", "", "", ""),
+        AuthenticationFailed("S1", "192.0.2.7", "app", "PLAIN", "wrong credentials", 1),
+        AuthenticationFailed("S1", "192.0.2.7", "app", "PLAIN", "wrong credentials", 2),
+        *STORY,
+    ):
+        full(event)
+    assert {name: count for name, count in full.counts.items() if count} == {"under_tls": 1, "logins_failed": 2}
 
 
 def recorder(size: int = 100) -> Recorder:

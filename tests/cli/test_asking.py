@@ -171,8 +171,10 @@ class AgainstADaemon(TestCase):
         self.recorder(MessageFinished("Q1", 0.5))
         out, _, code = await self.call("trace", "Q1")
         assert code == 0 and "message-finished  id=Q1 seconds=0.5" in out
-        out, _, code = await self.call("trace", "Q2")
-        assert code == 1 and out.startswith("nothing is remembered of Q2; older events are in the log")
+        for more in ((), ("--json",)):
+            out, err, code = await self.call("trace", "Q2", *more)
+            assert (out, code) == ("", 1)
+            assert err.startswith("relaymta: nothing is remembered of Q2 since the start or the last reload; older")
         out, _, code = await self.call("trace", "Q1", "--json")
         assert json.loads(out)["event"] == "message-finished"
 
@@ -227,10 +229,10 @@ class AgainstADaemon(TestCase):
         first, *lines = out.splitlines()
         assert "a.example: enforce" in first and lines == ["    version: STSv1", "    x: \\x1b[31m"]
         self.commands["sts"] = lambda arguments: [{"domain": arguments["domain"], "mode": None}]
-        out, _, code = await self.call("sts", "a.example")
-        assert (out, code) == ("no MTA-STS policy is in force for a.example\n", 1)
-        out, _, code = await self.call("sts", "a.example", "--json")
-        assert (json.loads(out)["mode"], code) == (None, 0)
+        out, err, code = await self.call("sts", "a.example")
+        assert (out, err, code) == ("", "relaymta: no MTA-STS policy is in force for a.example\n", 1)
+        out, err, code = await self.call("sts", "a.example", "--json")
+        assert (json.loads(out)["mode"], code) == (None, 1) and err
 
     async def test_tls_reports(self) -> None:
         """`tlsrpt show` prints the JSON that would be sent; nothing is exit 1."""
@@ -246,8 +248,8 @@ class AgainstADaemon(TestCase):
         out, _, code = await self.call("tlsrpt", "show", "--json")
         assert (json.loads(out)["domain"], code) == ("a.example", 0)
         self.commands["tlsrpt.show"] = lambda arguments: []
-        out, _, code = await self.call("tlsrpt", "show")
-        assert (out, code) == ("nothing was counted\n", 1)
+        for more in ((), ("--json",)):
+            assert await self.call("tlsrpt", "show", *more) == ("", "relaymta: nothing was counted\n", 1)
         assert asked == [("a.example", "2026-11-23"), (None, None)]
 
     async def test_mailq(self) -> None:

@@ -208,9 +208,20 @@ def test_places_are_found_in_a_file_that_is_being_edited(tmp_path: Path) -> None
     path = tmp_path / "x.toml"
     path.write_text('nonsense = 1\nspool = 7\nlistener = "x"\n[admin]\nsocket = "/s"\n')
     found = look(str(path))
-    assert (found.socket, found.spool, found.listeners) == ("/s", "/var/spool/relaymta", (("0.0.0.0:25", "none"),))
+    assert (found.socket, found.spool, found.listeners) == ("/s", "/var/spool/relaymta", ("0.0.0.0:25",))
     path.write_text("not toml")
     assert look(str(path)).socket == look(str(tmp_path / "none")).socket == "/run/relaymta/control.sock"
+
+
+def test_programs_hand_mail_to_a_listener_that_takes_it_as_it_is(tmp_path: Path) -> None:
+    """`send` and `sendmail -bs` cannot log in, begin with TLS, speak LMTP or write a PROXY header."""
+    path = tmp_path / "x.toml"
+    lines = ('profile = "submission"', 'profile = "lmtp"', 'tls = "required"', 'tls = "implicit"', 'auth = "required"',
+             'proxy = ["127.0.0.1/32"]', 'tls = "starttls"', 'auth = "optional"', "")  # fmt: skip
+    path.write_text("".join(f'[[listener]]\naddress = "127.0.0.1:{n}"\n{line}\n' for n, line in enumerate(lines)))
+    assert look(str(path)).listeners == ("127.0.0.1:6", "127.0.0.1:7", "127.0.0.1:8")
+    path.write_text('[[listener]]\naddress = "127.0.0.1:587"\nprofile = "submission"\n')
+    assert look(str(path)).listeners == ()
 
 
 def test_defaults_of_places_are_those_of_the_settings() -> None:
@@ -220,7 +231,7 @@ def test_defaults_of_places_are_those_of_the_settings() -> None:
     found = look("/nonexistent")
     assert (found.socket, found.spool) == (SOCKET, SPOOL)
     settings = Settings(hostname="x.example")
-    assert found.drop == settings.drop and found.listeners[0][0] == str(settings.listeners[0].address)
+    assert found.drop == settings.drop and found.listeners[0] == str(settings.listeners[0].address)
 
 
 def test_where_to_connect_to_reach_a_listener() -> None:

@@ -64,6 +64,15 @@ def test_an_empty_table_is_its_title(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "NAME  COUNT\n"
 
 
+def test_a_narrow_terminal_shows_the_last_column_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why a message waits stands last in `queue list`: a terminal wraps it, and nothing cuts it off."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table([Column("ID"), Column("SENDER"), Column("REASON")], [["1", "s" * 70, "the reason at the end"]])
+    assert "the reason at the end\n" in terminal.getvalue() and "REASON" in terminal.getvalue()
+
+
 def test_a_table_on_a_terminal_comes_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long listing starts when its first page is there, and what a peer wrote is no markup."""
     terminal = Terminal()

@@ -120,10 +120,10 @@ def test_send_says_why_it_could_not(tmp_path: Path, capsys: pytest.CaptureFixtur
     config = tmp_path / "x.toml"
     config.write_text(f'[[listener]]\naddress = "127.0.0.1:{free_port()}"\n')
     assert main(["-c", str(config), "send", "--to", "a@x.example"]) == 1
-    assert "is relaymta running?" in capsys.readouterr().err
+    assert ": Connection refused; is relaymta running?" in capsys.readouterr().err
     config.write_text('[[listener]]\naddress = "127.0.0.1:465"\ntls = "implicit"\n')
     assert main(["-c", str(config), "send", "--to", "a@x.example"]) == 1
-    assert "name one with --server" in capsys.readouterr().err
+    assert "takes mail in clear and without a log-in; name a server with --server" in capsys.readouterr().err
     assert main(["-c", str(config), "send", "--to", "a@x.example", "--server", "nowhere"]) == 1
     assert '"nowhere" is not an address' in capsys.readouterr().err
 

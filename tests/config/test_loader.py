@@ -125,7 +125,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
     ) == [
         'house.toml:1: name: a string in quotes is wanted, not the number 3; write "3"',
         'house.toml:4: port[1].size: 25 is a bare number; a size needs its unit, such as "25B" or "25MB"',
-        "house.toml:5: port[2].name: is missing",
+        'house.toml:5: port[2].name: is missing; write name = "..."',
         'house.toml:9: queue.retry[2]: "soon" is not a time; write it as "30s", "5m", "4h" or "5d"',
     ]
 
@@ -176,9 +176,13 @@ def test_a_wrong_value_is_told_with_what_is_wanted(text: str, said: str) -> None
         ("expire = 1", "house.toml:1: expire: there is no such key here; it belongs in [queue]"),
         (
             "[queue]\nshare = 1",
-            "house.toml:2: queue.share: there is no such key here; it belongs in the top of the file",
+            "house.toml:2: queue.share: there is no such key here; it belongs at the top of the file",
         ),
-        ("[queue]\nlevel = 1", "house.toml:2: queue.level: there is no such key here; it belongs in [port]"),
+        ("[queue]\nlevel = 1", "house.toml:2: queue.level: there is no such key here; it belongs in [[port]]"),
+        (
+            "[queue]\nport = 1",
+            "house.toml:2: queue.port: there is no such key here; it belongs in a table of its own, [[port]]",
+        ),
         ("zzz = 1", "house.toml:1: zzz: there is no such key here"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import subprocess
@@ -93,7 +94,7 @@ def test_what_the_daemons_user_may_not_read_is_told_while_we_are_root(tmp_path: 
     [(where, text)] = refusals(TlsSettings(certificate, key), (), (), "nobody")
     assert where == "tls.key"
     assert "cannot be read by the user nobody, who the daemon is: give it to a group of that user" in text
-    assert f"(chgrp nobody {key}; chmod 640 {key})" in text
+    assert f"(chgrp {grp.getgrgid(nobody.pw_gid).gr_name} {key}; chmod 640 {key})" in text
     os.chown(key, -1, nobody.pw_gid)
     os.chmod(key, 0o640)
     assert list(refusals(TlsSettings(certificate, key), (), (), "nobody")) == []

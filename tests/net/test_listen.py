@@ -6,12 +6,16 @@ import grp
 import os
 import socket
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import ServerFactory
+from twisted.python.failure import Failure
 
 from relaymta.config import SocketAddress
-from relaymta.net.listen import ListenError, bind, bind_endpoint
+from relaymta.net.listen import ListenError, bind, bind_endpoint, close, serve
 
 
 def test_ipv4_and_ipv6_wildcards_stand_beside_each_other() -> None:
@@ -54,6 +58,22 @@ def test_a_unix_socket_may_be_opened_by_a_group(tmp_path: Path) -> None:
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(umask)
+
+
+def test_who_serves_a_unix_socket_leaves_its_file_alone(tmp_path: Path) -> None:
+    """Its mode stays what `group` says, and it is there for the next generation when this one ends."""
+    group, path = grp.getgrgid(os.getgid()).gr_name, str(tmp_path / "s")
+    sock = bind(SocketAddress(path=path), group)
+    ports: list[Any] = [serve(cast("Any", reactor), sock, ServerFactory()) for _ in range(2)]
+    assert os.stat(path).st_mode & 0o777 == 0o660
+    ports[0].connectionLost(Failure(ConnectionDone()))
+    assert os.path.exists(path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+    ports[1].connectionLost(Failure(ConnectionDone()))
+    assert os.path.exists(path)
+    close(sock)
+    assert not os.path.exists(path)
 
 
 def test_a_file_is_never_removed_for_a_socket(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -333,3 +335,23 @@ def gone(daemon: Daemon) -> bool:
     """Whether no session is left."""
     [row] = daemon.ask("stats")
     return sum(row["sessions"].values()) == 0
+
+
+def test_a_unix_socket_outlives_the_generations_of_workers(tmp_path: Path) -> None:
+    """Workers that end at a reload leave its file to those that serve next, and its mode is what `group` says."""
+    path = tmp_path / "lmtp.sock"
+    group = grp.getgrgid(os.getgid()).gr_name
+    listener = f'[[listener]]\nname = "lmtp"\naddress = "unix:{path}"\nprofile = "lmtp"\ngroup = "{group}"'
+    daemon = Daemon(tmp_path, workers=2, listener=listener).start()
+    try:
+        for _ in range(2):
+            before = daemon.worker_pids()
+            assert daemon.run("relaymta", "reload").returncode == 0
+            wait_until("the end of those before", lambda: not {*before} & {*daemon.worker_pids()})  # noqa: B023
+        assert path.stat().st_mode & 0o777 == 0o660
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            assert client.recv(512).startswith(b"220 ")
+    finally:
+        daemon.stop()
+    assert not path.exists()

@@ -161,4 +161,4 @@ def test_the_operator_sees_what_accounts_have_sent(office: Office) -> None:
     done = daemon.run("relaymta", "quota", "reset", "app")
     assert (done.returncode, done.stdout) == (0, "app begins anew\n")
     done = daemon.run("relaymta", "quota", "reset", "app")
-    assert (done.returncode, done.stdout) == (1, "nothing is counted of app\n")
+    assert (done.returncode, done.stderr) == (1, "relaymta: nothing is counted of app\n")

@@ -197,6 +197,12 @@ def test_required_means_required() -> None:
     assert log_in(wire).codes(MAIL) == ["250 2.1.0"]
 
 
+def test_who_has_no_tls_yet_is_told_what_comes_first() -> None:
+    """In clear AUTH is not offered where STARTTLS is, and the 530 says the way in."""
+    home = guests(tls=TlsMode.STARTTLS, auth=AuthMode.REQUIRED, auth_in_clear=False, context=object())
+    assert home.connect().hello().say(MAIL) == b"530 5.7.0 authentication required, and STARTTLS before it\r\n"
+
+
 def test_auth_in_clear_is_refused_unless_allowed() -> None:
     """RFC 4954 §4: 538 without TLS, and nobody is asked."""
     home = guests(tls=TlsMode.STARTTLS, auth_in_clear=False, context=object())
