@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -214,6 +215,12 @@ class WorkerFailed(Exception):
 
 
 def raise_limits() -> None:
-    """A descriptor for each connection on both sides and each DNS query: as many as we may have."""
+    """What a process that serves takes of its host.
+
+    A descriptor for each connection on both sides and each DNS query: as many as we may have. Threads change ten
+    times as often as by default: the journal's writer, back from a sync that clients wait for, is not kept waiting
+    for 5 ms by the reactor's thread.
+    """
+    sys.setswitchinterval(0.0005)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -6,6 +6,7 @@ reactor's thread, one call for as many as there are.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -18,6 +19,8 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 E = TypeVar("E")
 LAZINESS = 1.0  # seconds that what nobody waits for may stay unwritten
+QUICK = 0.002  # seconds that work on the reactor's thread may take; ours, ten times a sync of a good disk
+HELD_UP = 0.05  # seconds beyond that, forgotten a hundredth with each quick one, until a thread is taken; ours
 
 
 class Delayed(Protocol):
@@ -34,7 +37,9 @@ class Hand(Generic[T]):
     """Calls `work(entries)` with all that waits, in order, again and again.
 
     Threaded, it works on a thread of its own and `tell` goes through `call_from_thread`; else it works in
-    `call_later(0, ...)`. `broken` is told, on the reactor's thread, when the work raised what it should not.
+    `call_later(0, ...)`: without the change of threads, which costs more than a quick disk does. With `hires` it takes
+    a thread once its work has held up the reactor for too long (HELD_UP), and keeps it. `broken` is told, on the
+    reactor's thread, when the work raised what it should not.
     """
 
     def __init__(
@@ -45,7 +50,13 @@ class Hand(Generic[T]):
         call_later: Callable[..., Delayed],
         call_from_thread: Callable[..., object],
         threaded: bool,
+        hires: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._name = name
+        self._hires = hires
+        self._clock = clock
+        self._held_up = 0.0
         self._work = work
         self._broken = broken
         self._call_later = call_later
@@ -58,12 +69,15 @@ class Hand(Generic[T]):
         self._resting: deque[Deferred[None]] = deque()
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._ended: Deferred[None] = Deferred()
-        self._thread = Thread(target=self._run, name=name, daemon=True) if threaded else None
+        self._thread = self._hired() if threaded else None
 
     def start(self) -> None:
         """Begin to work."""
         if self._thread is not None:
             self._thread.start()
+
+    def _hired(self) -> Thread:
+        return Thread(target=self._run, name=self._name, daemon=True)
 
     def put(self, entry: T) -> None:
         """Have `entry` done as soon as can be."""
@@ -120,7 +134,27 @@ class Hand(Generic[T]):
     def _inline(self) -> None:
         self._turn = None
         self._awake = False
+        if not self._hires:
+            self._take()
+            return
+        begun = self._clock()
         self._take()
+        took = self._clock() - begun
+        if took > QUICK:
+            self._held_up += took - QUICK
+            if self._held_up > HELD_UP and not self._closed and self._thread is None:
+                self._hire()
+        elif self._held_up:
+            self._held_up *= 0.99
+
+    def _hire(self) -> None:
+        """Work on a thread from now on. Nothing is being worked on at this moment, for that is done right here."""
+        self._thread = self._hired()
+        self._thread.start()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+            self._tokens.put(True)
 
     def _run(self) -> None:
         going = True

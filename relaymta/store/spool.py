@@ -65,7 +65,8 @@ _log = Logger()
 class DiskSpool:
     """store.interfaces.Spool on a disk. `path` is the shard's folder.
 
-    `commit` and `files` say who works: "thread" is a thread of its own, "inline" the end of the reactor's turn.
+    `commit` and `files` say who works: "thread" is a thread of its own, "inline" the end of the reactor's turn,
+    "auto" the latter until the disk turns out to be slow.
     `seconds` returns POSIX time; `call_later` and `call_from_thread` are the reactor's; `owned` is a claim that was
     made before (store.shards), else open() makes it. A shard that exists keeps the number of folders it has.
     """
@@ -79,7 +80,7 @@ class DiskSpool:
         call_from_thread: Callable[..., object],
         disk: Disk | None = None,
         owned: Claim | None = None,
-        commit: Literal["thread", "inline"] = "thread",
+        commit: Literal["thread", "inline", "auto"] = "auto",
         files: Literal["thread", "inline"] = "thread",
         small_max: int = SMALL_MAX,
         segment_size: int = SEGMENT_SIZE,
@@ -103,7 +104,13 @@ class DiskSpool:
         self._pool = Segments(disk, self._shelf.folders.journal, segment_size, draw)
         self._journal = Journal(disk, self._pool, self._report)
         self._hand: Hand[Entry] = Hand(
-            "spool journal", self._journal.commit, self._broken, call_later, call_from_thread, commit == "thread"
+            "spool journal",
+            self._journal.commit,
+            self._broken,
+            call_later,
+            call_from_thread,
+            commit == "thread",
+            commit == "auto",
         )
         self._ledger = Ledger(
             disk,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from twisted.internet import reactor
@@ -11,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relaymta.store.hands import LAZINESS, Hand
+from relaymta.store.hands import HELD_UP, LAZINESS, QUICK, Hand
 
 
 class Inline(SynchronousTestCase):
@@ -64,6 +65,41 @@ class Inline(SynchronousTestCase):
         self.hand.put(3)
         self.hand.put_lazily(4)
         assert self.clock.getDelayedCalls() == []
+
+    def test_slow_work_takes_a_thread_and_nothing_is_lost_on_the_way(self) -> None:
+        """A disk that holds the reactor up is worked on aside from then on, in the same order; quick work never is."""
+        now = [0.0]
+        slow = [0.001]
+        done: list[int] = []
+        threads: set[str] = set()
+        told = threading.Event()
+
+        def work(entries: list[int]) -> None:
+            now[0] += slow[0]
+            done.extend(entries)
+            threads.add(threading.current_thread().name)
+            if 1004 in entries:
+                told.set()
+
+        hand: Hand[int] = Hand(
+            "aside", work, self.bugs.append, self.clock.callLater, lambda call, *args: call(*args), False, True,
+            lambda: now[0],
+        )  # fmt: skip
+        for number in range(1000):
+            hand.put(number)
+            self.clock.advance(0)
+        assert threads == {threading.main_thread().name}
+        slow[0] = QUICK + HELD_UP + 0.001
+        hand.put(1000)
+        self.clock.advance(0)
+        slow[0] = 0.0
+        for number in range(1001, 1005):
+            hand.put(number)
+        assert told.wait(10)
+        assert done == list(range(1005)) and "aside" in threads and self.bugs == []
+        ended = hand.close()
+        while not ended.called:
+            time.sleep(0.001)
 
     def test_a_bug_is_told_and_the_hand_goes_on(self) -> None:
         """An exception that the work should not raise does not end the work."""
