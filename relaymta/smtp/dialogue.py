@@ -227,7 +227,7 @@ class Dialogue:
             else:
                 self._link.stage = Stage.STARTTLS
                 text = "TLS is demanded, and the peer does not offer STARTTLS"
-                self._give_up(Answer(Stage.STARTTLS, trouble=Trouble.NO_TLS, text=text), actions)
+                self._leave(Answer(Stage.STARTTLS, trouble=Trouble.NO_TLS, text=text), actions)
 
     def _on_starttls(self, raw: Raw, actions: list[Action]) -> None:
         if raw[0] == 220:

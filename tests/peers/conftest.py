@@ -62,8 +62,8 @@ def postbox() -> Iterator[Callable[..., Postbox]]:
     """Starts servers of our own: postbox(answer, host="127.0.0.151", port=25). All are ended after the test."""
     started: list[Postbox] = []
 
-    def start(answer: Answer = welcome, host: str = "127.0.0.1", port: int = 0) -> Postbox:
-        started.append(Postbox(answer, host, port).start())
+    def start(answer: Answer = welcome, host: str = "127.0.0.1", port: int = 0, **more: Any) -> Postbox:
+        started.append(Postbox(answer, host, port, **more).start())
         return started[-1]
 
     yield start

@@ -6,6 +6,7 @@ It runs in a thread of the test's process, so that a test can look at it, and ch
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Delivered:
     recipients: tuple[str, ...]
     content: bytes
     options: str = ""
+    tls: bool = False
     at: float = field(factory=time.monotonic)
 
 
@@ -56,11 +58,13 @@ class Visit(asyncio.Protocol):
     options: str = ""
     recipients: list[str] = field(factory=list)
     messages: int = 0
+    tls: bool = False
     _transport: asyncio.Transport | None = None
     _heard: bytearray = field(factory=bytearray)
     _content: bool = False
     _searched: int = 0
     _deaf: bool = False
+    _shaking: bool = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody comes."""
@@ -76,7 +80,10 @@ class Visit(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read commands and content, as far as they are whole."""
         self._heard += data
-        while not self._deaf and self._heard:
+        self._read()
+
+    def _read(self) -> None:
+        while not self._deaf and not self._shaking and self._heard:
             if not (self._read_content() if self._content else self._read_command()):
                 return
 
@@ -113,7 +120,9 @@ class Visit(asyncio.Protocol):
         said = self._answer(verb, argument, self._standard(verb))
         if not said.startswith(("2", "3")):
             return
-        if verb == "MAIL":
+        if verb == "STARTTLS":
+            self._start_tls()
+        elif verb == "MAIL":
             path, _, self.options = argument.partition(">")
             self.sender, self.recipients = path.partition("<")[2], []
         elif verb == "RCPT":
@@ -122,9 +131,33 @@ class Visit(asyncio.Protocol):
             self._content, self._searched = True, 0
             self._heard[:0] = b"\r\n"  # DATA's own CRLF is what an empty message's end begins with
 
+    def _start_tls(self) -> None:
+        """RFC 3207: what was said before is forgotten; a handshake that fails closes the connection."""
+        transport, context = self._transport, self.postbox.context
+        assert transport is not None and context is not None
+        transport.pause_reading()
+        self._heard.clear()
+        self._shaking = True  # the first octets may come before the new transport is known
+        loop = self.postbox._loop
+        shaking = loop.create_task(loop.start_tls(transport, self, context, server_side=True))
+        shaking.add_done_callback(self._tls_started)
+
+    def _tls_started(self, shaking: asyncio.Task[asyncio.Transport | None]) -> None:
+        if shaking.cancelled() or shaking.exception() is not None:
+            assert self._transport is not None
+            self._transport.abort()
+        else:
+            self._transport, self.tls, self._shaking = shaking.result(), True, False
+            self._read()
+
     def _standard(self, verb: str) -> str:
         if verb == "EHLO":
-            return "\r\n".join(f"250-{offer}" for offer in ("postbox.example", *_OFFERS)) + "\r\n250 HELP"
+            offers = ["postbox.example", *_OFFERS, *(self.postbox.offers if self.tls else ())]
+            if self.postbox.context is not None and not self.tls:
+                offers.append("STARTTLS")
+            return "\r\n".join(f"250-{offer}" for offer in offers) + "\r\n250 HELP"
+        if verb == "STARTTLS":
+            return "220 go on" if self.postbox.context is not None and not self.tls else "502 5.5.1 no TLS here"
         if verb == "DATA":
             return "354 go on" if self.recipients else "554 5.5.1 no recipients"
         return {"QUIT": "221 2.0.0 bye", "MAIL": "250 2.1.0 ok", "RCPT": "250 2.1.5 ok"}.get(verb, "250 2.0.0 ok")
@@ -140,7 +173,7 @@ class Visit(asyncio.Protocol):
         if raw.count(b"\r\n") != raw.count(b"\n") or raw.count(b"\r\n") != raw.count(b"\r") or b"\0" in raw:
             self.postbox.faults.append(f"bare CR, bare LF or NUL in content: {raw[:1000]!r}")
         content = raw.replace(b"\r\n.", b"\r\n")[2:]
-        message = Delivered(self.sender, tuple(self.recipients), content, self.options)
+        message = Delivered(self.sender, tuple(self.recipients), content, self.options, self.tls)
         self.postbox.seen.append(message)
         answer = self.postbox.answer(self, "DOT", "")
         if answer is None or (isinstance(answer, str) and answer.startswith("2")):
@@ -167,11 +200,16 @@ class Visit(asyncio.Protocol):
 
 @define(eq=False)
 class Postbox:
-    """One server at host:port. `taken`: messages that got their 250; `seen`: all that came to their end."""
+    """One server at host:port. `taken`: messages that got their 250; `seen`: all that came to their end.
+
+    `context`: with which it speaks TLS after STARTTLS, None for not at all; `offers`: what it then offers beside.
+    """
 
     answer: Answer = welcome
     host: str = "127.0.0.1"
     port: int = 0
+    context: ssl.SSLContext | None = None
+    offers: tuple[str, ...] = ()
     taken: list[Delivered] = field(factory=list)
     seen: list[Delivered] = field(factory=list)
     visits: list[Visit] = field(factory=list)

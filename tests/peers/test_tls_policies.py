@@ -6,29 +6,24 @@ import email
 import email.policy
 import gzip
 import json
-import socket
 import sqlite3
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relaymta.admin.tlsrptshelf import SCHEMA
 from relaymta.reports.tlsrpt import DAY, show_day
-from tests.delivery.certificates import authority
+from tests.net.certificates import make
 from tests.net.nsd import NSD_MISSING, nsd
 from tests.peers import daemon
 from tests.peers.daemon import Daemon
+from tests.peers.policyhost import WEB, PolicyHost, why_not
 from tests.peers.postbox import Postbox
 from tests.peers.programs import wait_until
 
-WEB = "127.0.0.241"
 POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: *.town.test\r\nmax_age: 604800\r\n"
 ZONE = f"""
 mta-sts A {WEB}
@@ -45,60 +40,19 @@ from = "{sender}"
 """
 
 
-def _why_not() -> str:
-    if NSD_MISSING:
-        return NSD_MISSING
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((WEB, 443))
-        except OSError as error:
-            return f"port 443 of {WEB} cannot be bound ({error.strerror}): run as root"
-    return ""
-
-
-WHY_NOT = _why_not()
+WHY_NOT = NSD_MISSING or why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")
-
-
-class _Policy(BaseHTTPRequestHandler):
-    """Serves the policy; the paths asked for are kept in the server."""
-
-    server: Any
-
-    def do_GET(self) -> None:
-        self.server.paths.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(POLICY)))
-        self.end_headers()
-        self.wfile.write(POLICY)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The policy host of town.test, whose CA the daemons trust; the paths that it was asked for."""
-    side = authority().server("mta-sts.town.test")
-    pem = tmp_path / "web.pem"
-    key = side.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    pem.write_bytes(key + side.certificate.public_bytes(Encoding.PEM))
+    ca = make(ca=True, kind="rsa", common_name="authority")
     trusted = tmp_path / "ca.pem"
-    trusted.write_bytes(authority().certificate.public_bytes(Encoding.PEM))
+    trusted.write_bytes(ca.pem)
     monkeypatch.setitem(daemon.ENVIRONMENT, "SSL_CERT_FILE", str(trusted))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    server: Any = HTTPServer((WEB, 443), _Policy)
-    server.paths = []
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server.paths
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
+    with PolicyHost(tmp_path, ca, {"town.test": POLICY}) as host:
+        yield host.paths
 
 
 def counted(spool: Path, day: int, domain: str) -> None:

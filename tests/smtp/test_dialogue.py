@@ -131,6 +131,7 @@ def test_tls_that_is_demanded_and_not_offered_ends_the_session() -> None:
     """No STARTTLS, no HELO fallback: where TLS is demanded there is then no session."""
     for made in (wire(Server(offers=()), tls=Tls.MUST), wire(says("EHLO", "502 no"), tls=Tls.MUST)):
         assert made.refused is not None and made.refused.trouble is Trouble.NO_TLS and not made.opened
+        assert made.server.commands[-1] == "QUIT"  # RFC 5321 §4.1.1.10
 
 
 def test_tls_that_is_not_wanted_is_not_asked_for() -> None:
