@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +32,8 @@ from relaymta.admin.stscommands import StsCommands
 from relaymta.admin.tlsreports import TlsReports
 from relaymta.board import Board
 from relaymta.delivery.attempt import Deliveries
+from relaymta.delivery.refusals import SCHEMA as LOGIN_SCHEMA
+from relaymta.delivery.refusals import Refusals
 from relaymta.delivery.sts import Sts
 from relaymta.directory.accounts import Accounts
 from relaymta.directory.maker import make_directory
@@ -106,6 +109,7 @@ class Relay:
         self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
         self._resolver = Resolver(reactor, settings.dns)
         self.sts = Sts(reactor, settings.state, random=self._random.random, tell=self._tell)
+        self._refusals: Refusals | None = None
         self.deliveries = self._make_deliveries(settings)
         self.lanes: Lanes[Any] = Lanes(settings.lane_settings(self._workers), self.manager.timeline.sender, board)
         self.scheduler = Scheduler(
@@ -272,6 +276,8 @@ class Relay:
         if self._auth_state is not None:
             self._auth_state.close()
         self._quota_state.close()
+        if self._refusals is not None:
+            self._refusals.close()
         return self.manager.close()
 
     # What the rooms are given
@@ -337,10 +343,20 @@ class Relay:
             tell=self._tell,
             sources=settings.sources,
             accounts=settings.accounts,
+            refusals=self._make_refusals(settings),
             tlsa=self._resolver if settings.dns.trust_ad else None,  # DANE is nothing without DNSSEC
             sts=self.sts,
             exemptions=settings.tls_exceptions,
         )
+
+    def _make_refusals(self, settings: Settings) -> Refusals | None:
+        """What all workers know of our log-ins at next hops, where there are any."""
+        if settings.accounts and self._refusals is None:
+            state = self._make_state(settings, "logins.sqlite", LOGIN_SCHEMA)
+            self._refusals = Refusals(state, self._reactor.seconds)
+        if self._refusals is not None:
+            self._refusals.begin().addErrback(lambda failure: failure.trap(sqlite3.Error) and None)
+        return self._refusals
 
     def _manners(self, settings: Settings) -> Manners:
         relaying = Relaying(settings.relay)

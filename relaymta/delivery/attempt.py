@@ -22,6 +22,7 @@ from relaymta.delivery.dial import Connect, Dialer, Place
 from relaymta.delivery.login import Accounts
 from relaymta.delivery.policy import StsPolicies, sharing
 from relaymta.delivery.pool import Connection, Pool
+from relaymta.delivery.refusals import Refusals
 from relaymta.delivery.security import Security
 from relaymta.delivery.settings import Settings, Source, TlsException
 from relaymta.delivery.source import Sources
@@ -47,8 +48,8 @@ class Deliveries:
 
     `reactor` is Twisted's (time, TCP, UNIX sockets, its thread pool for large conversions); `hostname` (str) is our
     name for EHLO; `tell` hears ConnectFailed, TlsChecked and BugCaught; `now` gives POSIX time; `connect` makes TCP
-    connections. `tlsa` asks for TLSA records (None: there is no DANE), `sts` for MTA-STS policies; `exemptions` are
-    the operator's exceptions from TLS policy.
+    connections. `refusals` is what the workers of this host know of log-ins. `tlsa` asks for TLSA records (None: there
+    is no DANE), `sts` for MTA-STS policies; `exemptions` are the operator's exceptions from TLS policy.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Deliveries:
         tell: Ear,
         sources: Iterable[Source] = (),
         accounts: Iterable[AccountSettings] = (),
+        refusals: Refusals | None = None,
         now: Callable[[], float] = time.time,
         connect: Connect = connect_tcp,
         tlsa: Names | None = None,
@@ -76,7 +78,7 @@ class Deliveries:
             idle_timeout=settings.idle_timeout,
             reuse_time=settings.reuse_time,
         )
-        self.accounts = Accounts(reactor, accounts, reactor.seconds, tell)
+        self.accounts = Accounts(reactor, accounts, reactor.seconds, tell, refusals=refusals)
         self._dialer = Dialer(reactor, hostname, settings, Sources(sources), connect, self.accounts)
         self._security = Security(
             reactor.seconds,

@@ -1,21 +1,26 @@
 """Our accounts at next hops in use: secrets and tokens are fetched, log-ins tried, and refused ones not hammered.
 
 RFC 4954 §6 (what a refusal says). A refusal is remembered for each account and host, for longer each time, until the
-password changes: a wrong password that is tried for every message locks an account. Over which channel a log-in may go
-is decided here and held once more by smtp.dialogue; what an answer means for the message is left to classify.
+password changes or a reload comes: a wrong password that is tried for every message locks an account. What the other
+workers of the host know of it is in refusals. Over which channel a log-in may go is decided here and held once more by
+smtp.dialogue; what an answer means for the message is left to classify.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from relaymta.config.secretfile import SecretError, SecretFile
 from relaymta.delivery.account import AccountSettings
+from relaymta.delivery.refusals import Key, Refusal, Refusals
 from relaymta.events import Ear, LoginRefused
 from relaymta.net.oauth import Grant, Token, TokenError, Tokens
 from relaymta.smtp.actions import Answer, Stage, Trouble
@@ -24,21 +29,10 @@ from relaymta.smtp.sasl_client import Login
 
 BACKOFFS = (60.0, 120.0, 300.0, 900.0, 3600.0)  # seconds, the last one repeats; ours
 KNOWN_MAX = 1000  # refusals remembered; ours
+LOOK_AGAIN = 0.1  # seconds until we ask again whether another worker has logged in; ours
 _ANSWERED = (None, Trouble.NO_AUTH)  # troubles of a log-in that was answered, or that never can be
 
-Key = tuple[str, str, int]  # the account's name, the host and its port
 Dial = Callable[[Login], Deferred[RelaySender]]
-
-
-@frozen(slots=True)
-class _Refusal:
-    """`mark` is the secret's that was refused."""
-
-    mark: bytes
-    at: float
-    until: float
-    count: int
-    reason: str
 
 
 @define(eq=False)
@@ -72,7 +66,10 @@ class _Account:
 
 
 class Accounts:
-    """The accounts of one process. `seconds` is a monotonic clock; `trust_root`: as trust.believing has it."""
+    """The accounts of one process. `seconds` gives POSIX time; `trust_root`: as trust.believing has it.
+
+    `refusals` is what the workers of this host know together; None: there is nobody else.
+    """
 
     def __init__(
         self,
@@ -81,10 +78,13 @@ class Accounts:
         seconds: Callable[[], float],
         tell: Ear,
         trust_root: Any = None,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._reactor = reactor
+        self._host = refusals
         self._seconds = seconds
         self._tell = tell
-        self._refusals: dict[Key, _Refusal] = {}
+        self._refusals: dict[Key, Refusal] = {}
         self._proven: dict[Key, bytes] = {}  # the secret that was taken last
         self._scouts: dict[Key, list[Deferred[None]]] = {}  # who waits for the first log-in with a secret
         self._accounts = {
@@ -113,6 +113,8 @@ class Accounts:
         except SecretError as error:
             raise _impossible(f"account {name}: {error}") from None
         if self._proven.get(key) == mark:
+            await self._hear(key, mark)
+            self._look_whether_refused(key, mark)
             return await self._log_in(account, key, mark, dial)
         scouted = self._scouts.get(key)
         if scouted is not None:
@@ -123,11 +125,41 @@ class Accounts:
         self._look_whether_refused(key, mark)
         first = self._scouts.setdefault(key, []) if key not in self._scouts else None
         try:
-            return await self._log_in(account, key, mark, dial)
+            if first is None or not await self._take_turn(key, mark):
+                return await self._log_in(account, key, mark, dial)
+            return await self._in_turn(account, key, mark, dial)
         finally:
             if first is not None:
                 for waiting in self._scouts.pop(key):
                     waiting.callback(None)
+
+    async def _take_turn(self, key: Key, mark: bytes) -> bool:
+        """Wait until no other worker tries; False where nothing can be known of others. Raises SessionError."""
+        while self._host is not None:
+            try:
+                standing = await self._host.ask(key, mark, tries=True)
+            except sqlite3.Error:
+                break
+            if standing.refusal is not None:
+                self._refusals[key] = standing.refusal
+                self._look_whether_refused(key, mark)
+            if standing.may:
+                return True
+            await deferLater(self._reactor, LOOK_AGAIN)
+        return False
+
+    async def _in_turn(self, account: _Account, key: Key, mark: bytes, dial: Dial) -> RelaySender:
+        """Log in, and let the other workers know what came of it."""
+        assert self._host is not None
+        before = self._refusals.get(key)
+        try:
+            sender = await self._log_in(account, key, mark, dial)
+        except BaseException:
+            if self._refusals.get(key) is before:
+                self._host.left(key).addErrback(_unknown)
+            raise
+        self._host.taken(key, mark).addErrback(_unknown)
+        return sender
 
     async def _log_in(self, account: _Account, key: Key, mark: bytes, dial: Dial) -> RelaySender:
         login, token = await self._fetch(account)
@@ -157,13 +189,28 @@ class Accounts:
         except (SecretError, TokenError) as error:
             raise _impossible(f"account {account.settings.name}: {error}") from None
 
-    def refusal(self, name: str, host: str, port: int) -> str:
+    async def refusal(self, name: str, host: str, port: int) -> str:
         """Why this account is not tried there now, "" where it is."""
-        account = self._accounts.get(name)
+        account, key = self._accounts.get(name), (name, host, port)
+        if account is None:
+            return ""
         try:
-            return "" if account is None else self._refusal((name, host, port), account.mark())
+            mark = account.mark()
         except SecretError as error:
             return f"account {name}: {error}"
+        await self._hear(key, mark)
+        return self._refusal(key, mark)
+
+    async def _hear(self, key: Key, mark: bytes) -> None:
+        """Learn what another worker was refused."""
+        if self._host is None:
+            return
+        try:
+            standing = await self._host.ask(key, mark, tries=False)
+        except sqlite3.Error:
+            return
+        if standing.refusal is not None:
+            self._refusals[key] = standing.refusal
 
     def _refusal(self, key: Key, mark: bytes) -> str:
         refusal = self._refusals.get(key)
@@ -186,12 +233,19 @@ class Accounts:
         reason = str(answer.reply) if answer.reply is not None else answer.text
         if len(self._refusals) >= KNOWN_MAX:
             self._refusals.clear()
-        self._refusals[key] = _Refusal(mark, now, now + seconds, count, reason)
+        self._refusals[key] = Refusal(mark, now, now + seconds, count, reason)
         self._proven.pop(key, None)
+        if self._host is not None:
+            self._host.refused(key, self._refusals[key]).addErrback(_unknown)
         self._tell(LoginRefused(key[0], key[1], reason, seconds))
         if answer.reply is None and key[0] not in answer.text:
             answer = evolve(answer, text=f"account {key[0]}: {answer.text}")
         return SessionError(answer)
+
+
+def _unknown(failure: Failure) -> None:
+    """The others do not get to know it; the database has told of its trouble."""
+    failure.trap(sqlite3.Error)
 
 
 def is_about_us(answer: Answer) -> bool:

@@ -315,7 +315,7 @@ class Way:
         self.verdicts[key] = [step.row() for step in steps]
         self.steps.extend(steps)
         bad = [(step.result, step.text) for step in steps if step.result in (_WAITS, _FAILS)]
-        trouble = self._login_trouble(route.account, place)
+        trouble = await self._login_trouble(route.account, place)
         if trouble:
             self._tell("login", _WAITS, trouble, host=host.name, account=route.account)
             bad.append((_WAITS, trouble))
@@ -331,14 +331,14 @@ class Way:
             self._tell("ailing", _INFO, text, address=address)
         self._targets.append(Target(place, host, route, hop))
 
-    def _login_trouble(self, name: str, place: Place) -> str:
+    async def _login_trouble(self, name: str, place: Place) -> str:
         """Why we would not log in there, "" where we would, or need not."""
         account = next((one for one in self.grounds.settings.accounts if one.name == name), None)
         if account is None:
             return ""
         if not account.insecure and not place.vouched:
             return f"account {name} is not shown to {place.host}, since nothing proves that it is this host"
-        return self.grounds.accounts.refusal(name, place.host, place.port)
+        return await self.grounds.accounts.refusal(name, place.host, place.port)
 
     # What else there is to know
 

@@ -53,13 +53,16 @@ class _Page(BaseHTTPRequestHandler):
 
 
 class PolicyHost:
-    """The policies by domain. `ca` signs its certificate; `paths` are those that were asked for."""
+    """The policies by domain. `ca` signs its certificate; `paths` are those that were asked for.
 
-    def __init__(self, folder: Path, ca: Made, policies: Mapping[str, bytes]) -> None:
+    Files of tests run beside each other: each has an `address` of its own.
+    """
+
+    def __init__(self, folder: Path, ca: Made, policies: Mapping[str, bytes], address: str = WEB) -> None:
         self.policies = policies
         self.paths: list[str] = []
         made = make(*(f"mta-sts.{domain}" for domain in policies), by=ca)
-        self._server: Any = HTTPServer((WEB, 443), _Page)
+        self._server: Any = HTTPServer((address, 443), _Page)
         self._server.house = self
         self._server.socket = context_of(folder, made).wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))

@@ -13,13 +13,14 @@ from attrs import define
 from tests.net.certificates import make
 from tests.net.nsd import NSD_MISSING, nsd
 from tests.peers import daemon as daemon_module
-from tests.peers.client import send_letter
+from tests.peers.client import Client, send_letter
 from tests.peers.daemon import Daemon
-from tests.peers.policyhost import WEB, PolicyHost, context_of, why_not
+from tests.peers.policyhost import PolicyHost, context_of, why_not
 from tests.peers.postbox import Postbox
 from tests.peers.programs import wait_until
 
-WHY_NOT = NSD_MISSING or why_not() or why_not("127.0.0.242", 25)
+WEB = "127.0.0.240"
+WHY_NOT = NSD_MISSING or why_not(WEB) or why_not("127.0.0.242", 25)
 pytestmark = [pytest.mark.peers, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")]
 
 POLICY = "version: STSv1\r\nmode: {mode}\r\nmx: {mx}.town.test\r\nmax_age: 604800\r\n"
@@ -77,7 +78,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with (
         pytest.MonkeyPatch.context() as patch,
         nsd({"town.test": "\n".join(lines)}) as server,
-        PolicyHost(folder, ca, policies),
+        PolicyHost(folder, ca, policies, WEB),
     ):
         patch.setattr(daemon_module, "ENVIRONMENT", environment)
         for host in hosts.values():
@@ -130,6 +131,17 @@ def test_testing_delivers(town: Town) -> None:
     [tested], [plain] = town.hosts["tested"].taken, town.hosts["plain"].taken
     assert tested.tls and not plain.tls
     assert "verified" not in line_of(town, "recipient-settled", "tested")
+
+
+def test_a_sender_may_do_without(town: Town) -> None:
+    """RFC 8689 §4.2.2: with "TLS-Required: No" the policy is not looked at; no certificate keeps the message back."""
+    for domain in ("wrong", "clear"):
+        assert not town.hosts[domain].taken
+        with Client(town.daemon.port) as client:
+            client.begin("alice@example.net", f"bob@{domain}.town.test")
+            assert client.data(b"From: <alice@example.net>\r\nTLS-Required: No\r\n\r\n").startswith("250 ")
+        [message] = town.hosts[domain].wait_for(1)
+        assert b"TLS-Required: No\r\n" in message.content and message.tls is (domain == "wrong")
 
 
 def test_all_of_it_is_counted(town: Town) -> None:
