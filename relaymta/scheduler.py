@@ -40,7 +40,8 @@ from relaymta.store.interfaces import OpenReport, SpoolError, Ticket
 LOAD_SLICE = 500  # tickets taken over, or found due, at a time: a few milliseconds
 LOAD_SLICES = 4  # of these before others have a turn, or fewer when they take longer than LOAD_FOR
 LOAD_FOR = 0.02  # seconds; ours
-PUMP_SLICE = 32  # attempts begun at a time, each of which may open a file
+PUMP_SLICE = 32  # attempts begun at a time
+OPEN_SLICE = 16  # of which so many, in one turn of the reactor, open a file: else a queue that is due stops all else
 TELLING_MAX = 200  # notices on their way to disk at which a sweep pauses; ours
 TELL_AGAIN = 60.0  # seconds until a notice that could not be stored is tried again; ours
 CROWDED = 1.0  # seconds for which messages of several lanes stay closed when memory is short; ours
@@ -110,6 +111,7 @@ class Scheduler:
         self._alarm = Alarm(clock, self._tick)
         self._sweep = Sweep(manager, clock, self._look_around, self._give_up, self._is_busy)
         self._pumping = False
+        self._openings = OPEN_SLICE
         self._pump_later: IDelayedCall | None = None
         self._stopping = False
         self._quiet: Deferred[None] | None = None
@@ -290,12 +292,8 @@ class Scheduler:
             outcomes = self._deliveries.attempt(batch)
         except Exception:  # noqa: BLE001 it must not happen, and must not cost a slot when it does
             outcomes = fail(Failure())
-        outcomes.addCallbacks(
-            self._attempted,
-            self._broken,
-            callbackArgs=(round_, batch, slot),
-            errbackArgs=(round_, batch, slot),
-        )
+        facts = (round_, batch, slot)
+        outcomes.addCallbacks(self._attempted, self._broken, callbackArgs=facts, errbackArgs=facts)
 
     def _broken(self, failure: Failure, round_: Round, batch: Batch, slot: Slot[Fresh]) -> None:
         self._tell(events.BugCaught("delivery", failure.getTraceback()))
@@ -309,26 +307,27 @@ class Scheduler:
 
     def _pump(self) -> None:
         """Begin what may begin, a slice at a time."""
-        if self._pumping or self._stopping or self.lanes.idle:
+        if self._pumping or self._stopping or self.lanes.idle or not self._openings:
             return
         self._pumping = True
         lanes = self.lanes
         now = self._seconds()
         try:
-            for _ in range(PUMP_SLICE):
-                turn = lanes.next(now)
+            for begun in range(PUMP_SLICE + 1):
+                turn = lanes.next(now) if begun < PUMP_SLICE and self._openings else None
                 if turn is None:
                     break
+                self._openings -= turn.ticket is not None
                 self._take_turn(turn.slot, turn.fresh, turn.ticket, now)
-            else:
-                if self._pump_later is None:
-                    self._pump_later = self._clock.callLater(0, self._pump_on)
+            if (begun == PUMP_SLICE or self._openings < OPEN_SLICE) and self._pump_later is None:
+                self._pump_later = self._clock.callLater(0, self._pump_on)
         finally:
             self._pumping = False
         self._arm_next()
 
     def _pump_on(self) -> None:
         self._pump_later = None
+        self._openings = OPEN_SLICE
         self._pump()
 
     def _take_turn(self, slot: Slot[Fresh], fresh: Fresh | None, ticket: str | None, now: float) -> None:
