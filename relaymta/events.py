@@ -233,7 +233,10 @@ class SessionClosed(Event):
 
 @frozen(slots=True)
 class MessageAccepted(Event):
-    """A message is on stable storage and is ours; its 250 goes out. `seconds`: from MAIL to durable."""
+    """A message is on stable storage and is ours; its 250 goes out. `seconds`: from MAIL to durable.
+
+    `account`: who had logged in, or "".
+    """
 
     id: str
     session: str
@@ -244,6 +247,7 @@ class MessageAccepted(Event):
     protocol: str
     message_id: str
     seconds: float
+    account: str = ""
 
 
 @frozen(slots=True)

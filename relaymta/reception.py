@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from relaymta import events
 from relaymta.directory.account import Account
-from relaymta.directory.credentials import ScramKeys
+from relaymta.directory.credentials import DirectoryUnavailableError, ScramKeys
 from relaymta.mail.address import Address
 from relaymta.mail.content import HEADER_MAX, header_of
 from relaymta.mail.envelope import Envelope, Origin, Recipient
@@ -24,7 +24,7 @@ from relaymta.mail.reply import Reply
 from relaymta.mail.submission import completions
 from relaymta.mail.tlsrequired import tls_optional
 from relaymta.mail.trace import HOPS_MAX, date, hops, protocol, received
-from relaymta.policy.logins import Logins
+from relaymta.policy.logins import XCLIENT, Logins
 from relaymta.policy.pipeline import Pipeline
 from relaymta.policy.relaying import Relaying
 from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
@@ -37,6 +37,7 @@ from relaymta.store.interfaces import SpoolError
 
 NO_ROOM = Reply(452, "4.3.1", "cannot take mail now, try again later")
 NOT_STORED = Reply(451, "4.3.0", "cannot store the message now, try again later")
+NOBODY_TO_ASK = Reply(421, "4.7.0", "the accounts cannot be looked up now, try again later", close=True)
 LOOP = Reply(554, "5.4.6", "too many hops: this message is in a loop")
 LONG_HEADER = Reply(552, "5.3.4", "header section too large")
 
@@ -107,6 +108,7 @@ class Reception:
                 origin.protocol,
                 message_id(header),
                 round(self.seconds() - began, 6),
+                origin.account,
             )
         )
 
@@ -157,7 +159,22 @@ class Guest:
         if peer.proxy:
             self._tell_proxy()
         self._house.tell(events.SessionOpened(peer.session, peer.listener, peer.client, peer.port))
+        if peer.introduced and peer.account and self._house.manners.logins is not None:
+            return self._introduce(self._house.manners.logins)
         return self._say(self._house.manners.pipeline.connect(self._transaction), "CONNECT")
+
+    async def _introduce(self, logins: Logins) -> Reply | None:
+        """Who is said to have logged in has the rights of that account; a name that nobody keeps is no log-in."""
+        peer = self._peer
+        try:
+            account = await logins.introduced(peer)
+        except DirectoryUnavailableError:
+            return NOBODY_TO_ASK
+        peer.account = account.name if account is not None else ""
+        if account is not None:
+            self.authenticated(account, XCLIENT)
+        opinion = self._say(self._house.manners.pipeline.connect(self._transaction), "CONNECT")
+        return opinion if opinion is None or isinstance(opinion, Reply) else await opinion
 
     def helo(self, name: str, esmtp: bool) -> Reply | None | Awaitable[Reply | None]:
         """EHLO or HELO: facts for what follows."""

@@ -114,6 +114,15 @@ class Accounts:
         """For the server's first message of SCRAM. Fails with DirectoryUnavailableError."""
         return Deferred.fromCoroutine(self._keys(name))
 
+    def account(self, name: str) -> Deferred[Account | None]:
+        """The account of that name, where a source keeps it and can be asked without a password."""
+        return Deferred.fromCoroutine(self._named(name))
+
+    async def _named(self, name: str) -> Account | None:
+        prepared = _name(name)
+        entry = None if prepared is None else await self._find(prepared)
+        return None if entry is None or entry.disabled else entry.account(self._quota)
+
     def retire(self, seconds: float) -> None:
         """Others take our place: nothing is watched any more, and what was begun has so long to end."""
         for keeper in self._keepers:

@@ -16,6 +16,8 @@ from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from relaymta.directory.account import Account
+
 
 class DirectoryUnavailableError(Exception):
     """The accounts could not be asked; the text says why, for the log. The client may try again later."""
@@ -81,3 +83,9 @@ class Directory(Protocol):
 
     def keys(self, name: str) -> Deferred[ScramKeys]:
         """For the server's first message of SCRAM. Fails with DirectoryUnavailableError."""
+
+    def account(self, name: str) -> Deferred[Account | None]:
+        """The account of that name, which nobody has logged in to; None where it is disabled, or nobody keeps it.
+
+        Fails with DirectoryUnavailableError.
+        """

@@ -40,6 +40,9 @@ REFUSED = "too many failures"
 REFUSED_THERE = "too many failures at this account"
 BUSY = "too many at once"
 UNAVAILABLE = "accounts unavailable"
+UNKNOWN = "no such account"
+
+XCLIENT = "XCLIENT"  # in the place of a mechanism
 
 LOCKED = Reply(454, "4.7.0", "too many failed log-ins, try again later")
 LOCKED_OUT = Reply(421, "4.7.0", "too many failed log-ins from your address, try again later", close=True)
@@ -88,6 +91,16 @@ class Logins:
         if isinstance(outcome, Account):
             return outcome
         return await self._hold_back(outcome) if outcome.delay else outcome.reply
+
+    async def introduced(self, peer: Peer) -> Account | None:
+        """Whom a named host says, by XCLIENT, that its client has logged in as; None for nobody who is kept here.
+
+        Fails with DirectoryUnavailableError.
+        """
+        account = await self.directory.account(peer.account)
+        if account is None:
+            self._say(peer, peer.account, XCLIENT, UNKNOWN)
+        return account
 
     # Asking
 

@@ -39,7 +39,7 @@ class Submission:
         """None for who logged in, or is trusted by network or certificate, and says whose mail it is."""
         if transaction.listener not in self._listeners:
             return None
-        if not (transaction.trusted or transaction.account):
+        if not transaction.trusted and transaction.rights is None:  # a name alone, of XCLIENT's, earns nothing
             return Verdict(STRANGER, self.name, "neither logged in nor trusted")
         sender = transaction.sender
         return None if sender is None or is_whole(sender) else Verdict(PART_SENDER, self.name, str(sender))

@@ -26,7 +26,7 @@ class Peer:
     """The facts of one session, filled as it goes on.
 
     `client` and `local` are IP addresses as text, "" over a UNIX socket; `tls` is like
-    "TLSv1.3 TLS_AES_256_GCM_SHA384 256", or "" in clear; `account` is who authenticated, or "".
+    "TLSv1.3 TLS_AES_256_GCM_SHA384 256", or "" in clear; `account` is who authenticated, by XCLIENT's word too, or "".
     `server_name` is whom the client asked for in the handshake (SNI), as it said it, or "".
     `certificate` is the SHA-256 fingerprint (lower-case hex) of a client certificate, "" without one;
     `certificate_names` the names (str: DNS names and mailboxes of its subjectAltName, else its CN) of one that chains
@@ -90,7 +90,10 @@ class Handler(Protocol):
     """Decides for one session; made by the factory when the client has connected."""
 
     def connect(self) -> Verdict:
-        """A client is there. None greets it; a reply is said instead of the greeting, and closes."""
+        """A client is there. None greets it; a reply is said instead of the greeting, and closes.
+
+        Of an `introduced` peer it takes the `account` away, where that is nobody's.
+        """
 
     def helo(self, name: str, esmtp: bool) -> Verdict:
         """EHLO (`esmtp`) or HELO; the peer's `helo` and `esmtp` are already those."""

@@ -202,6 +202,7 @@ class RelayESMTP(smtp.ESMTP):
                 self._ask("mail", handler.mail, event)
             elif isinstance(event, Hello):
                 self.peer.helo, self.peer.esmtp = event.name, event.esmtp
+                session.account = self.peer.account  # which the handler has taken away where XCLIENT named nobody
                 self._ask("helo", handler.helo, event.name, event.esmtp)
                 self._note_hello()
             elif isinstance(event, KeysAsked):
@@ -244,7 +245,7 @@ class RelayESMTP(smtp.ESMTP):
         before.commands = session.commands
         self._handler = None
         handler.closed(f"goes on as {peer.session}, by XCLIENT")
-        session.begin_again(peer.helo, peer.account)
+        session.begin_again(peer.helo)
         refusal = factory.door.rename(self, counted(peer, factory.settings))
         if refusal is not None:
             factory.on_turned_away(peer, refusal)

@@ -329,10 +329,10 @@ class Session(Intake):
         self._decide = self._decide_connect  # XCLIENT_README: back to the greeting
         return command
 
-    def begin_again(self, helo: str, account: str) -> None:
+    def begin_again(self, helo: str) -> None:
         """It is another client's session from now on; the greeting is owed. Errors and limits go on."""
         self.helo, self.esmtp = helo, False
-        self.account = account
+        self.account = ""
         self.channel = evolve(self.channel, certificate="", names=())  # it is the speaker's
         self.state = State.GREETED
 
@@ -347,6 +347,7 @@ class Session(Intake):
         self._idle += 1
         if self.state not in (State.GREETED, State.IDLE):
             raise RefusalError(answers.MAIL_NESTED)
+
     # AUTH
 
     def _mechanisms(self) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -54,6 +56,26 @@ class Client:
         """One command, its reply."""
         self.send((line.encode() if isinstance(line, str) else line) + b"\r\n")
         return self.reply()
+
+    def start_tls(self, hello: str = "EHLO", certificate: tuple[str, str] | None = None) -> str:
+        """STARTTLS, with the files of a certificate and its key where one is to be shown; the offers under TLS.
+
+        Any certificate of the server will do.
+        """
+        self.say(f"{hello} client.example.net")
+        said = self.say("STARTTLS")
+        assert said.startswith("220 "), said
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
+        self._sock = context.wrap_socket(self._sock)
+        self._stream = self._sock.makefile("rb")
+        return self.say(f"{hello} client.example.net")
+
+    def log_in(self, name: str, password: str) -> str:
+        """AUTH PLAIN; the reply."""
+        return self.say(b"AUTH PLAIN " + base64.b64encode(f"\0{name}\0{password}".encode()))
 
     def begin(self, sender: str = "sender@example.net", *recipients: str, options: str = "") -> None:
         """EHLO, MAIL and RCPT, each of which must be answered 250."""

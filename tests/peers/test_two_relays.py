@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,12 +144,7 @@ def a_letter(
     """Hand one message in; its queue id."""
     with Client(port) as client:
         if tls:
-            client.say("EHLO client.example.net")
-            assert client.say("STARTTLS").startswith("220 ")
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            client._sock = context.wrap_socket(client._sock)
-            client._stream = client._sock.makefile("rb")
+            client.start_tls()
         client.begin(sender, recipient, options=options)
         said = client.data(f"From: <{sender}>\r\nSubject: a letter\r\n{header}\r\nhello\r\n".encode())
         assert said.startswith("250 2.0.0 queued as "), said

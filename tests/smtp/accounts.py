@@ -121,6 +121,9 @@ class Accounts:
         salted = scram.salted_password(prepare(self.passwords.get(name, "?")).encode(), SALT, 4096)
         return self.answer(lambda: ScramKeys(SALT, 4096, *scram.keys(salted)))
 
+    def account(self, name: str) -> Deferred[Account | None]:
+        return self.answer(lambda: self.rights.get(name, Account(name)) if name in self.passwords else None)
+
 
 DOWN = DirectoryUnavailableError("the server is away")
 
