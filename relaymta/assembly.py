@@ -61,7 +61,8 @@ from relaymta.routing.mx import HostFinder
 from relaymta.routing.router import Router
 from relaymta.scheduler import Scheduler, Terms
 from relaymta.settings import VERSION, Settings
-from relaymta.smtp.server import Peer, RelayFactory
+from relaymta.smtp.handler import Peer
+from relaymta.smtp.listener import RelayFactory
 from relaymta.smtp.settings import AuthMode, ListenerSettings, Profile, TlsMode
 from relaymta.store.disk import RealDisk
 from relaymta.store.fleet import Fleet

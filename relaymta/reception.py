@@ -31,8 +31,8 @@ from relaymta.policy.verdict import Judgement, Opinion, Transaction, Verdict
 from relaymta.queue.manager import POLICY, Incoming, Manager
 from relaymta.smtp import answers
 from relaymta.smtp.authing import LoggingIn
-from relaymta.smtp.commands import XForward
-from relaymta.smtp.server import MailCommand, Peer, RcptCommand, Sink
+from relaymta.smtp.commands import MailCommand, RcptCommand, XForward
+from relaymta.smtp.handler import Peer, Sink
 from relaymta.store.interfaces import SpoolError
 
 NO_ROOM = Reply(452, "4.3.1", "cannot take mail now, try again later")
@@ -115,7 +115,7 @@ class Reception:
 
 @define(slots=True, eq=False)
 class Guest:
-    """One session: smtp.server.Handler over policy and queue."""
+    """One session: smtp.handler.Handler over policy and queue."""
 
     _house: Reception
     _peer: Peer
@@ -385,7 +385,7 @@ def forwarded(origin: Origin, said: XForward) -> Origin:
 
 
 class Arrival:
-    """The content of one message on its way in: smtp.server.Sink.
+    """The content of one message on its way in: smtp.handler.Sink.
 
     Up to `small_max` octets it is gathered in memory and goes through the journal; beyond, it streams into the spool as
     soon as its header section is whole, for that is judged and completed before any of it is kept. Whatever goes wrong

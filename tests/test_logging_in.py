@@ -38,7 +38,7 @@ from relaymta.queue.manager import Manager
 from relaymta.queue.settings import Settings
 from relaymta.queue.story import decode_envelope
 from relaymta.reception import Manners, Reception
-from relaymta.smtp.server import RelayFactory
+from relaymta.smtp.listener import RelayFactory
 from relaymta.smtp.settings import AuthMode, ListenerSettings, TlsMode
 from relaymta.store.state import State
 from tests.queue.memory_spool import MemorySpool

@@ -31,8 +31,8 @@ from relaymta.queue.story import decode_envelope
 from relaymta.reception import LOOP, NO_ROOM, NOT_STORED, Arrival, Guest, Manners, Reception
 from relaymta.smtp.authing import LoggingIn
 from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.handler import Peer
 from relaymta.smtp.sasl import Shown
-from relaymta.smtp.server import Peer
 from relaymta.store.interfaces import SpoolError
 from tests.queue.memory_spool import MemorySpool
 

@@ -27,7 +27,7 @@ from relaymta.mail.reply import Reply
 from relaymta.net.listen import ListenError, bind, serve
 from relaymta.smtp.commands import MailCommand, RcptCommand
 from relaymta.smtp.handler import NoLogins, Peer
-from relaymta.smtp.server import RelayFactory
+from relaymta.smtp.listener import RelayFactory
 from relaymta.smtp.settings import ListenerSettings
 
 TAKEN = Reply(250, "2.0.0", "seen and forgotten")

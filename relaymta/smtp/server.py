@@ -1,8 +1,9 @@
-"""The server's shell: Twisted's protocol and factory around smtp.session, which does the talking.
+"""The server's shell: Twisted's protocol around smtp.session, which does the talking.
 
 RFC 5321 §3.8 (closing), RFC 3207 and 8314 (TLS). Of twisted.mail's classes the frame is kept and all that reads or
 writes is replaced. Here are the socket's side of a session and the one place where an exception becomes a reply.
-Deadlines are left to smtp.timing, the number of connections to smtp.door, every decision to the Handler.
+Deadlines are left to smtp.timing, what all sessions of a listener share to smtp.listener, every decision to the
+Handler.
 """
 
 from __future__ import annotations
@@ -10,47 +11,34 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from traceback import format_exc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer
 from twisted.mail import smtp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relaymta.directory.account import Account
-from relaymta.directory.credentials import Directory, ScramKeys
+from relaymta.directory.credentials import ScramKeys
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
 from relaymta.smtp.authing import KeysAsked, LoggedIn, LoggingIn
 from relaymta.smtp.channel import channel_of
 from relaymta.smtp.commands import MailCommand, RcptCommand, XClient
-from relaymta.smtp.door import Counts, Door, is_loopback, within
 from relaymta.smtp.ending import server_name, tls_facts, why
-from relaymta.smtp.handler import Handler, Peer, Sink, Verdict
+from relaymta.smtp.handler import Handler, Sink
 from relaymta.smtp.proxy import ProxyHeader
-from relaymta.smtp.rules import rules_of
 from relaymta.smtp.session import Session
-from relaymta.smtp.settings import ListenerSettings, Profile, TlsMode
 from relaymta.smtp.timing import Patience
 from relaymta.smtp.turns import NEED_DATA, PAUSED, Hello, Piece, Refused, Signal, State
-from relaymta.smtp.vestibule import Vestibule
-from relaymta.smtp.whose import behind, counted, introduced, rules_for
+from relaymta.smtp.whose import counted, introduced, rules_for
 
-__all__ = [
-    "Handler",
-    "MailCommand",
-    "Peer",
-    "RcptCommand",
-    "RelayESMTP",
-    "RelayFactory",
-    "Sink",
-    "Verdict",
-]
+if TYPE_CHECKING:
+    from relaymta.smtp.listener import RelayFactory
 
 WAITING_MAX = 64 * 1024  # octets read ahead of a decision before the client is made to wait; ours
 _VALUES = (Reply, Account, ScramKeys)  # answers for the session; any other is a Sink
-_NONE: frozenset[str] = frozenset()
 CLOSE_WITHIN = 5.0  # seconds for the client to take the last reply and close; ours
 
 
@@ -432,113 +420,6 @@ class RelayESMTP(smtp.ESMTP):
         self._pump()
 
 
-class RelayFactory(smtp.SMTPFactory):
-    """All sessions of one listener.
-
-    `handler` makes the one who decides for a session; `new_id` makes session ids. `exempt` says which clients are not
-    limited one by one. `on_bug` hears (where, traceback) of every exception that became a 421 or 451, `on_tls` of
-    every handshake that ended well and `on_tls_failed` of every other, with the reason, `on_turned_away` of every
-    client that was refused at the door, `on_bad_header` of every connection of a named proxy that says not whose it
-    is. `certificate_of` gives fingerprint and names of a client certificate. `counts` is who counts connections, None
-    for this process alone.
-    """
-
-    noisy = False
-    protocol = RelayESMTP  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        settings: ListenerSettings,
-        hostname: str,
-        handler: Callable[[Peer], Handler],
-        clock: IReactorTime,
-        new_id: Callable[[], str],
-        *,
-        on_bug: Callable[[str, str], None],
-        on_tls: Callable[[Peer], None] = lambda peer: None,
-        on_tls_failed: Callable[[Peer, str], None] = lambda peer, reason: None,
-        on_turned_away: Callable[[Peer, Reply], None] = lambda peer, reply: None,
-        on_bad_header: Callable[[Peer, str], None] = lambda peer, reason: None,
-        certificate_of: Callable[[Any], tuple[str, tuple[str, ...]]] = lambda connection: ("", ()),
-        exempt: Callable[[str], bool] = is_loopback,
-        tls_context: Any = None,
-        counts: Counts | None = None,
-        directory: Directory | None = None,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.domain = hostname.encode("ascii")
-        self.hostname = hostname
-        self.handler = handler
-        self.clock = clock
-        self.new_id = new_id
-        self.on_bug = on_bug
-        self.on_tls = on_tls
-        self.on_tls_failed = on_tls_failed
-        self.on_turned_away = on_turned_away
-        self.on_bad_header = on_bad_header
-        self.certificate_of = certificate_of
-        self.door = Door(0, 0, exempt, clock, counts, settings.name)
-        self.configure(settings, tls_context, directory)
-
-    def configure(
-        self, settings: ListenerSettings, tls_context: Any = None, directory: Directory | None = None
-    ) -> None:
-        """Put settings and certificates in force for sessions to come; running ones keep theirs.
-
-        `tls_context` is what ITLSTransport.startTLS takes; `directory` is who knows the accounts. Raises ValueError
-        where TLS is asked for without a context.
-        """
-        if settings.tls is not TlsMode.NONE and tls_context is None:
-            raise ValueError(f"listener {settings.name}: TLS needs a certificate")
-        self.settings = settings
-        self.tls_context = tls_context
-        self.implicit_tls = settings.tls is TlsMode.IMPLICIT
-        self.directory = directory
-        self._mechanisms: frozenset[str] | None = None
-        self.renew()
-        self.door.most = settings.limits.connections
-        self.door.most_per_client = settings.limits.connections_per_client
-
-    def renew(self) -> None:
-        """Make the rules again where the accounts have changed and other mechanisms are possible."""
-        mechanisms = _NONE if self.directory is None else self.directory.mechanisms
-        if mechanisms is not self._mechanisms:
-            self._mechanisms = mechanisms
-            self.rules = rules_of(self.settings, self.hostname, mechanisms, seconds=self.clock.seconds)
-
-    def buildProtocol(self, addr: object) -> RelayESMTP | Vestibule:  # type: ignore[override]
-        """The protocol of a new connection; that of a named proxy has to say first whose it is."""
-        if self.settings.proxy and within(_ip(getattr(addr, "host", "")), self.settings.proxy):
-            return Vestibule(self)
-        return self.session()
-
-    def session(self, header: ProxyHeader | None = None) -> RelayESMTP:
-        """The protocol of a connection, of which a named proxy may have said whose it is."""
-        protocol = RelayESMTP(header)
-        protocol.factory = self
-        return protocol
-
-    def peer_of(self, transport: Any, header: ProxyHeader | None = None) -> Peer:
-        """The facts of a connection."""
-        client, local = transport.getPeer(), transport.getHost()
-        peer = Peer(
-            session=self.new_id(),
-            listener=self.settings.name,
-            client=_ip(getattr(client, "host", "")),
-            port=getattr(client, "port", 0),
-            local=_ip(getattr(local, "host", "")),
-            lmtp=self.settings.profile is Profile.LMTP,
-        )
-        return peer if header is None else behind(peer, header)
-
-    def drain(self, limit: float = 30.0) -> Deferred[None]:
-        """Take nobody in any more, say 421 4.3.2 to idle clients at once and to others after their transaction.
-
-        Fires when all are gone; after `limit` seconds the rest is aborted. To be called once.
-        """
-        return self.door.drain(limit)
-
-
 class _Broken:
     """The sink of a message that could not be kept: it eats the rest and says so at the end."""
 
@@ -558,8 +439,3 @@ class _Broken:
 
 async def _awaited(answer: Awaitable[Any]) -> Any:
     return await answer
-
-
-def _ip(host: str) -> str:
-    """An address as text; an IPv4 client that came over an IPv6 socket is an IPv4 client."""
-    return host[7:] if host.startswith("::ffff:") and "." in host else host

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from relaymta.smtp.proxy import ProxyHeader, ProxyHeaderError, parse
 
 if TYPE_CHECKING:
-    from relaymta.smtp.server import RelayFactory
+    from relaymta.smtp.listener import RelayFactory
 
 HEADER_WITHIN = 10.0  # seconds; proxy-protocol.txt §2 wants three at least, for a segment that is lost once
 

@@ -22,7 +22,7 @@ from relaymta.net.dns import DnsSettings, Resolver
 from relaymta.net.dns import Security as Vouched
 from relaymta.routing.mx import HostFinder
 from relaymta.routing.route import Hop, TlsLevel
-from relaymta.smtp.server import RelayFactory
+from relaymta.smtp.listener import RelayFactory
 from relaymta.smtp.settings import ListenerSettings, TlsMode
 from tests.delivery.network import route_to
 from tests.net.dnssec import DNSSEC_MISSING, signed_world

@@ -16,7 +16,10 @@ from relaymta.directory.account import IAccount
 from relaymta.directory.credentials import DirectoryUnavailableError
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers
-from relaymta.smtp.server import Handler, MailCommand, Peer, RcptCommand, RelayESMTP, RelayFactory
+from relaymta.smtp.commands import MailCommand, RcptCommand
+from relaymta.smtp.handler import Handler, Peer
+from relaymta.smtp.listener import RelayFactory
+from relaymta.smtp.server import RelayESMTP
 from relaymta.smtp.settings import Limits, ListenerSettings, Timeouts
 
 STORED = Reply(250, "2.0.0", "stored")

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from relaymta.mail.reply import Reply
 from relaymta.smtp.commands import XForward
-from relaymta.smtp.server import Handler, Peer
+from relaymta.smtp.handler import Handler, Peer
 from tests.smtp.guests import House, Wire, codes, house
 from tests.smtp.test_server import lose
 from tests.smtp.test_session_properties import CUTS, cut, delayed, outcome, strict

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from relaymta.smtp.server import Handler, Peer
+from relaymta.smtp.handler import Handler, Peer
 from relaymta.smtp.vestibule import HEADER_WITHIN
 from tests.smtp.guests import House, NotingTransport, codes, house
 from tests.smtp.proxyheaders import LOCAL, TLVS, binary, version1, version2
