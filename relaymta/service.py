@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from relaymta import events
 from relaymta.config import ConfigError
 from relaymta.config.loader import Loaded
+from relaymta.config.privileges import become
 from relaymta.net.listen import ListenError, bind, bind_endpoint, close
 from relaymta.parent import Parent
 from relaymta.settings import VERSION, Settings, certificate_refusals, doubts, load_settings, refusals
@@ -253,12 +254,8 @@ def _told(error: BaseException | None) -> str:
 
 def _become(user: str) -> None:
     """Give up root for `user`, who exists, and whose groups come along. Raises OSError."""
-    if os.getuid() != 0 or not user:
-        return
-    entry = pwd.getpwnam(user)
-    os.initgroups(user, entry.pw_gid)
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
+    if os.getuid() == 0 and user:
+        become(user)
 
 
 def _exit_with_1() -> None:

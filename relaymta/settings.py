@@ -23,7 +23,7 @@ from OpenSSL import SSL
 
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.loader import Loaded, load
-from relaymta.config.secretfile import may_write
+from relaymta.config.privileges import may_write
 from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.account import AccountSettings, check_accounts, exposed, unreadable
 from relaymta.delivery.settings import Settings as DeliverySettings
@@ -407,7 +407,7 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
     yield from _closed_folders(settings)
     for position, account in enumerate(settings.accounts):
-        for key, said in unreadable(account, settings.user if os.getuid() == 0 else ""):
+        for key, said in unreadable(account, settings.user):
             yield f"account[{position}].{key}", said
     if settings.admin.group and not _exists(grp.getgrnam, settings.admin.group):
         yield "admin.group", f'there is no group "{settings.admin.group}" on this machine'
@@ -421,7 +421,7 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
 def _closed_folders(settings: Settings) -> Iterator[tuple[str, str]]:
     """Directories that are there, and not open to the user whom the daemon becomes."""
     user = settings.user
-    for key, folder in settings.folders if user and os.getuid() == 0 else ():
+    for key, folder in settings.folders:
         if key == "log.file" and os.path.exists(settings.log.file):
             continue  # made for that user beforehand, as in /var/log
         if os.path.isdir(folder) and not may_write(folder, user):

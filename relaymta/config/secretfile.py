@@ -1,17 +1,13 @@
 """A secret that stands in a file of its own: a password, a client secret, a token.
 
 It is read again when the file changes, so that a changed secret needs no reload. What it says is never part of an
-error: those name the file and what is the matter with it.
+error: those name the file and what is the matter with it. Who may read it is left to config.privileges.
 """
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
-import stat
 import tempfile
-from collections.abc import Collection
 
 SIZE_MAX = 16 * 1024  # octets; ours: refresh tokens of some providers have several thousand
 
@@ -61,56 +57,6 @@ class SecretFile:
                 raise
         except OSError as error:
             raise SecretError(f"{self.path} cannot be written: {error.strerror}") from None
-
-
-def is_public(path: str) -> bool:
-    """Whether everybody on this machine may read the file; not where it cannot be looked at."""
-    try:
-        return bool(stat.S_IMODE(os.stat(path).st_mode) & 0o004)
-    except OSError:
-        return False
-
-
-def may_read(path: str, user: str) -> bool:
-    """Whether another user of this machine may read the file, by its mode and that of the folders above it."""
-    return _may(path, user, 0o4)
-
-
-def may_write(folder: str, user: str) -> bool:
-    """Whether another user of this machine may make files in the folder."""
-    return _may(folder, user, 0o3)
-
-
-def group_of(user: str) -> str:
-    """The name of a user's own group, for advice; the user's where nobody knows it."""
-    try:
-        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
-    except KeyError:
-        return user
-
-
-def _may(path: str, user: str, bits: int) -> bool:
-    try:
-        known = pwd.getpwnam(user)
-    except KeyError:
-        return True  # nobody to judge by
-    groups = os.getgrouplist(user, known.pw_gid)
-    path = os.path.abspath(path)
-    above = path
-    while above != os.path.dirname(above):
-        above = os.path.dirname(above)
-        if not _allowed(above, known.pw_uid, groups, 0o1):
-            return False
-    return _allowed(path, known.pw_uid, groups, bits)
-
-
-def _allowed(path: str, uid: int, groups: Collection[int], bits: int) -> bool:
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return False
-    shift = 6 if facts.st_uid == uid else 3 if facts.st_gid in groups else 0
-    return uid == 0 or facts.st_mode >> shift & bits == bits
 
 
 def _only(octets: bytes) -> str:

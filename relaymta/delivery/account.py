@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
 
-from relaymta.config.secretfile import SecretError, SecretFile, group_of, is_public, may_read
+from relaymta.config.privileges import is_public, may_read, to_let_in
+from relaymta.config.secretfile import SecretError, SecretFile
 from relaymta.routing.route import TlsLevel
 from relaymta.routing.settings import RouteSettings, parse_target
 from relaymta.smtp.sasl_client import BY_PASSWORD, BY_TOKEN, Mechanism
@@ -182,9 +183,8 @@ def unreadable(account: AccountSettings, user: str = "") -> Iterator[tuple[str, 
         except SecretError as error:
             yield key, str(error)
             continue
-        if user and not may_read(path, user):
-            what = f"chgrp {group_of(user)} {path}; chmod 640 {path}"
-            yield key, f"{path} cannot be read by {user}, who the daemon becomes: {what}"
+        if not may_read(path, user):
+            yield key, f"{path} cannot be read by {user}, who the daemon becomes: {to_let_in(user, path)}"
 
 
 def exposed(account: AccountSettings) -> Iterator[tuple[str, str]]:

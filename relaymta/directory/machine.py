@@ -4,12 +4,10 @@ not installed. Each is (key, what is wrong), for `relaymta check` and the start 
 from __future__ import annotations
 
 import os
-import pwd
-import stat
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from relaymta.config.secretfile import group_of
+from relaymta.config.privileges import is_public, may_read, to_let_in
 from relaymta.directory.secrets import read_secret
 from relaymta.directory.settings import UserSettings
 from relaymta.directory.usersfile import UsersFileError, read_users
@@ -50,11 +48,12 @@ def doubts(users: UserSettings, user: str = "") -> Iterator[tuple[str, str]]:
     if users.dovecot.socket and not os.path.exists(users.dovecot.socket):
         yield "users.dovecot.socket", f"there is no {users.dovecot.socket} now; does Dovecot run, and listen there?"
     for key, file in (("users.file", users.file), *_secrets(users)):
-        if file and _is_open(file):
+        if not file:
+            continue
+        if is_public(file):
             yield key, f"everybody on this machine may read {file}; chmod o-rwx"
-        elif file and user and os.geteuid() == 0 and not _may_read(file, user):
-            what = f"chgrp {group_of(user)} {file}; chmod 640 {file}"
-            yield key, f"{user}, who the daemon becomes, may not read {file}: {what}"
+        elif not may_read(file, user):
+            yield key, f"{user}, who the daemon becomes, may not read {file}: {to_let_in(user, file)}"
 
 
 def _refused_by_libpq(url: str) -> Iterator[tuple[str, str]]:
@@ -75,29 +74,3 @@ def _secrets(users: UserSettings) -> Iterator[tuple[str, str]]:
     ):
         if file:
             yield key, file
-
-
-def _may_read(file: str, user: str) -> bool:
-    """Whether the modes of the file and of the directories above it let that user in; True where it cannot be said."""
-    try:
-        entry = pwd.getpwnam(user)
-        groups = os.getgrouplist(user, entry.pw_gid)
-        path = os.path.realpath(file)
-        wanted = stat.S_IROTH
-        while True:
-            facts = os.stat(path)
-            shift = 6 if facts.st_uid == entry.pw_uid else 3 if facts.st_gid in groups else 0
-            if entry.pw_uid and not facts.st_mode & (wanted << shift):
-                return False
-            if path == os.path.dirname(path):
-                return True
-            path, wanted = os.path.dirname(path), stat.S_IXOTH
-    except (KeyError, OSError):
-        return True
-
-
-def _is_open(file: str) -> bool:
-    try:
-        return bool(os.stat(file).st_mode & stat.S_IROTH)
-    except OSError:
-        return False

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import pwd
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from attrs import frozen
 
+from relaymta.config.privileges import is_public, may_read
 from relaymta.mail.address import AddressError, parse_domain
 from relaymta.net.keyring import Sources
 from relaymta.net.pair import CertificateError, Pair, denied, read_certificates, read_pair
@@ -119,16 +119,13 @@ def doubts(tls: TlsSettings, more: Sequence[CertificateSettings], now: float, us
     for table, one in _pairs(tls, more):
         try:
             pair = read_pair(one.certificate, one.key, one.names)
-            mode = os.stat(one.key or one.certificate).st_mode
         except CertificateError as error:
             if _is_others(error, user):
                 said = f"{error.file} is not for us to read: only root and {user} can say whether it is right"
                 yield f"{table}.{_key_of(one, error.file)}", said
             continue  # else it is told as a refusal
-        except OSError:
-            continue  # gone since it was read
         yield from _doubts_of(table, pair, now)
-        if mode & stat.S_IROTH:
+        if is_public(one.key or one.certificate):
             key = "key" if one.key else "certificate"
             yield f"{table}.{key}", f"{one.key or one.certificate} holds a private key, and everybody may read it"
 
@@ -163,24 +160,5 @@ def _pairs(tls: TlsSettings, more: Sequence[CertificateSettings]) -> list[tuple[
 
 def _look_as(user: str, file: str) -> None:
     """Raises CertificateError when `user`, whom root will become, may not read `file`."""
-    if os.getuid() != 0 or not user:
-        return
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        return  # told elsewhere
-    # Only the kernel knows what modes, groups, access lists and mounts say together, so it is asked, as that user.
-    child = os.fork()
-    if child == 0:
-        try:
-            os.initgroups(user, entry.pw_gid)
-            os.setgid(entry.pw_gid)
-            os.setuid(entry.pw_uid)
-            os.close(os.open(file, os.O_RDONLY))
-            os._exit(0)
-        except PermissionError:
-            os._exit(1)
-        finally:
-            os._exit(0)  # whatever else is wrong is found when the file is read
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+    if not may_read(file, user):
         raise denied(file, user)

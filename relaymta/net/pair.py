@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
-from relaymta.config.secretfile import group_of
+from relaymta.config.privileges import to_let_in
 
 FILE_MAX = 1 << 20  # octets of a PEM file; ours: a chain has a few thousand, a bundle of authorities some 200,000
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----", re.DOTALL)
@@ -179,7 +179,7 @@ def denied(file: str, user: str) -> CertificateError:
     return CertificateError(
         file,
         f"cannot be read by the user {user}, who the daemon is: give it to a group of that user and make it"
-        f" readable (chgrp {group_of(user)} {file}; chmod 640 {file}), and let the user into the directories above it",
+        f" readable ({to_let_in(user, file)}), and let the user into the directories above it",
         denied=True,
     )
 
