@@ -7,7 +7,6 @@ the caller's business. The text of the keys is PostgreSQL's, "SCRAM-SHA-256$ITER
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import os
 import re
@@ -16,14 +15,15 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type, verify_secret
 
+from relaymta.directory import scramkeys
 from relaymta.directory.credentials import ScramKeys
+from relaymta.directory.scramkeys import ITERATIONS_LEAST, hmac_sha256
 
 # Ours, RFC 9106 §4 leaves it to us: the least that OWASP's cheat sheet has, since every worker checks several at once.
 TIME_COST = 2
 MEMORY_COST = 19_456  # KiB
 PARALLELISM = 1
 ITERATIONS = 100_000  # RFC 7677 §4 wants 4,096; more, since whoever steals the file guesses at these
-ITERATIONS_LEAST = 4096  # RFC 7677 §4
 ITERATIONS_MOST = 10_000_000  # ours: a slip of the pen must not keep a thread for a minute
 SALT_OCTETS = 16
 
@@ -68,9 +68,8 @@ def fits_hash(text: str, password: str) -> bool:
 def make_keys(password: str, salt: bytes = b"", iterations: int = ITERATIONS) -> ScramKeys:
     """SCRAM's keys of a prepared password."""
     salt = salt or os.urandom(SALT_OCTETS)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)  # RFC 5802 §2.2, Hi()
-    client_key = _hmac(salted, b"Client Key")
-    return ScramKeys(salt, iterations, hashlib.sha256(client_key).digest(), _hmac(salted, b"Server Key"))
+    stored, server = scramkeys.derive(scramkeys.salted_password(password.encode(), salt, iterations))
+    return ScramKeys(salt, iterations, stored, server)
 
 
 def fits_keys(keys: ScramKeys, password: str) -> bool:
@@ -80,11 +79,7 @@ def fits_keys(keys: ScramKeys, password: str) -> bool:
 
 def proves(keys: ScramKeys, auth_message: bytes, proof: bytes) -> bool:
     """Whether who made `proof` knows the password of these keys (RFC 5802 §3)."""
-    signature = _hmac(keys.stored_key, auth_message)
-    if len(proof) != len(signature):
-        return False
-    client_key = bytes(one ^ other for one, other in zip(proof, signature, strict=True))
-    return hmac.compare_digest(hashlib.sha256(client_key).digest(), keys.stored_key)
+    return scramkeys.proves(keys.stored_key, auth_message, proof)
 
 
 def fake_keys(secret: bytes, name: str, iterations: int = ITERATIONS) -> ScramKeys:
@@ -93,8 +88,8 @@ def fake_keys(secret: bytes, name: str, iterations: int = ITERATIONS) -> ScramKe
     Without them a client that only asks learns which names there are.
     """
     of = name.encode("utf-8", "surrogatepass")
-    salt = _hmac(secret, b"salt " + of)[:SALT_OCTETS]
-    stored, server = (_hmac(secret, which + of) for which in (b"stored ", b"server "))
+    salt = hmac_sha256(secret, b"salt " + of)[:SALT_OCTETS]
+    stored, server = (hmac_sha256(secret, which + of) for which in (b"stored ", b"server "))
     return ScramKeys(salt, iterations, stored, server)
 
 
@@ -121,7 +116,3 @@ def read_keys(text: str) -> ScramKeys:
     if len(stored) != 32 or len(server) != 32:
         raise ValueError("are SCRAM keys of a wrong length")
     return ScramKeys(salt, iterations, stored, server)
-
-
-def _hmac(key: bytes, message: bytes) -> bytes:
-    return hmac.digest(key, message, "sha256")

@@ -13,7 +13,7 @@ from attrs import field, frozen
 from twisted.cred.credentials import ICredentials, UsernamePassword
 
 from relaymta.directory.credentials import Certificate, ScramKeys
-from relaymta.directory.names import prepare
+from relaymta.directory.saslprep import prepare
 from relaymta.smtp import answers
 from relaymta.smtp.grammar import RefusalError
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 import binascii
 import hmac
 import secrets
-import stringprep
-import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
 from enum import Enum
-from hashlib import pbkdf2_hmac, sha256
 
 from attrs import field, frozen
 
+from relaymta.directory.saslprep import prepare
+from relaymta.directory.scramkeys import ITERATIONS_LEAST, client_proof, derive, salted_password, server_signature
+from relaymta.smtp.scram import saslname
+
 COMMAND_MAX = 512  # octets of a command line, RFC 5321 §4.5.3.1.4
 CHALLENGES_MAX = 8  # ours: no mechanism here has more than three
-ITERATIONS_MIN = 4096  # RFC 7677 §4
 ITERATIONS_MAX = 250_000  # ours: a tenth of a second, once for each salt; a peer must not stop the mail for longer
 HIDDEN = "***"
 
@@ -107,7 +107,7 @@ def xoauth2_message(username: str, token: str) -> bytes:
 
 def oauthbearer_message(username: str, token: str) -> bytes:
     """RFC 7628 §3.1."""
-    return f"n,a={_escaped(username)},\x01auth=Bearer {token}\x01\x01".encode()
+    return f"n,a={saslname(username)},\x01auth=Bearer {token}\x01\x01".encode()
 
 
 class Exchange:
@@ -215,7 +215,7 @@ class _Scram(_Steps):
     def __init__(self, login: Login) -> None:
         super().__init__(login)
         self._nonce = login.nonce()
-        self._bare = f"n={_escaped(prepared(login.username))},r={self._nonce}"
+        self._bare = f"n={saslname(prepared(login.username))},r={self._nonce}"
         self._expected: bytes | None = None  # the server's signature
         self._proven = False
 
@@ -250,23 +250,21 @@ class _Scram(_Steps):
         if not salt or not (count.isascii() and count.isdigit() and len(count) < 10):
             raise LoginError("the peer's challenge is not one of SCRAM")
         iterations = int(count)
-        if not ITERATIONS_MIN <= iterations <= ITERATIONS_MAX:
-            raise LoginError(f"the peer wants {iterations} iterations; {ITERATIONS_MIN} to {ITERATIONS_MAX} are done")
+        if not ITERATIONS_LEAST <= iterations <= ITERATIONS_MAX:
+            raise LoginError(f"the peer wants {iterations} iterations; {ITERATIONS_LEAST} to {ITERATIONS_MAX} are done")
         salted = self._salt(salt, iterations)
         final = f"c=biws,r={nonce}"  # "n,," in base64
         message = f"{self._bare},{first},{final}".encode()
-        key = hmac.digest(salted, b"Client Key", "sha256")
-        signature = hmac.digest(sha256(key).digest(), message, "sha256")
-        proof = bytes(a ^ b for a, b in zip(key, signature, strict=True))
-        self._expected = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
+        proof = client_proof(salted, message)
+        _, server_key = derive(salted)
+        self._expected = server_signature(server_key, message)
         return f"{final},p={_text64(proof)}".encode()
 
     def _salt(self, salt: bytes, iterations: int) -> bytes:
         kept = self.login.salted
         salted = kept.get((salt, iterations))
         if salted is None:
-            password = prepared(self.login.secret).encode()
-            salted = pbkdf2_hmac("sha256", password, salt, iterations)
+            salted = salted_password(prepared(self.login.secret).encode(), salt, iterations)
             kept.clear()  # one server, one salt
             kept[salt, iterations] = salted
         return salted
@@ -279,10 +277,6 @@ _STEPS: dict[Mechanism, Callable[[Login], _Steps]] = {
     Mechanism.PLAIN: _Plain,
     Mechanism.LOGIN: _LoginSteps,
 }
-
-
-def _escaped(name: str) -> str:
-    return name.replace("=", "=3D").replace(",", "=2C")  # RFC 5802 §5.1
 
 
 def _utf8(octets: bytes) -> str:
@@ -311,30 +305,9 @@ def _decoded(text: str) -> bytes:
 
 
 def prepared(text: str) -> str:
-    """SASLprep (RFC 4013) of a name or password. Raises LoginError, without it, where it holds what may not be."""
-    if text.isascii() and text.isprintable():
-        return text
-    mapped = "".join(
-        " " if stringprep.in_table_c12(char) else char for char in text if not stringprep.in_table_b1(char)
-    )
-    made = unicodedata.normalize("NFKC", mapped)
-    if any(table(char) for char in made for table in _PROHIBITED):
-        raise LoginError("the name or password has a character that SASLprep forbids")
-    if any(map(stringprep.in_table_d1, made)):  # RFC 3454 §6: right to left as a whole
-        ends = stringprep.in_table_d1(made[0]) and stringprep.in_table_d1(made[-1])
-        if not ends or any(map(stringprep.in_table_d2, made)):
-            raise LoginError("the name or password mixes directions of writing")
-    return made
-
-
-_PROHIBITED = (
-    stringprep.in_table_c12,
-    stringprep.in_table_c21_c22,
-    stringprep.in_table_c3,
-    stringprep.in_table_c4,
-    stringprep.in_table_c5,
-    stringprep.in_table_c6,
-    stringprep.in_table_c7,
-    stringprep.in_table_c8,
-    stringprep.in_table_c9,
-)
+    """A name or password by SASLprep (RFC 4013). Raises LoginError, without it, where it holds what may not be."""
+    try:
+        return prepare(text)
+    except ValueError:  # which names the letter, and that may be one of a password
+        said = "the name or password has a character that SASLprep forbids, or mixes directions of writing"
+        raise LoginError(said) from None

@@ -1,7 +1,7 @@
 """SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, the server's side.
 
-RFC 5802 §3, §5, §6 (channel binding) and §7, RFC 7677, RFC 5929 and RFC 9266 (the bindings). The arithmetic is
-smtp.scram's, whether a proof is right the directory's.
+RFC 5802 §3, §5, §6 (channel binding) and §7, RFC 7677, RFC 5929 and RFC 9266 (the bindings). The messages are
+smtp.scram's, the arithmetic and whether a proof is right the directory's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Callable
 
 from relaymta.directory.credentials import ScramKeys, ScramProof
+from relaymta.directory.scramkeys import server_signature
 from relaymta.smtp import scram
 from relaymta.smtp.sasl import Challenge, KeysWanted, Mechanism, Shown, Step, denied, malformed, prepared, text
 
@@ -45,7 +46,7 @@ class Scram(Mechanism):
     def accept(self) -> Challenge:
         """Show that we know the password too (RFC 5802 §3, ServerSignature)."""
         assert self._keys is not None
-        signature = scram.server_signature(self._keys.server_key, self._auth_message)
+        signature = server_signature(self._keys.server_key, self._auth_message)
         return Challenge(f"v={scram.encode(signature)}".encode())
 
     def _take_first(self, message: str) -> Step:

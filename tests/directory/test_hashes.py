@@ -15,7 +15,6 @@ from relaymta.directory.credentials import ScramKeys
 from relaymta.directory.hashes import (
     DUMMY,
     ITERATIONS,
-    ITERATIONS_LEAST,
     check_hash,
     dummy_like,
     fake_keys,
@@ -27,6 +26,7 @@ from relaymta.directory.hashes import (
     read_keys,
     show_keys,
 )
+from relaymta.directory.scramkeys import ITERATIONS_LEAST
 
 octets = st.binary(min_size=32, max_size=32)
 keys = st.builds(ScramKeys, st.binary(min_size=1, max_size=32), st.integers(ITERATIONS_LEAST, 10**6), octets, octets)

@@ -14,6 +14,7 @@ from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from relaymta.directory import scramkeys
 from relaymta.directory.account import Account, IAccount
 from relaymta.directory.credentials import (
     DirectoryUnavailableError,
@@ -22,7 +23,7 @@ from relaymta.directory.credentials import (
     IScramProof,
     ScramKeys,
 )
-from relaymta.directory.names import prepare
+from relaymta.directory.saslprep import prepare
 from relaymta.smtp import scram
 
 ALL = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "EXTERNAL", "OAUTHBEARER", "XOAUTH2")
@@ -63,7 +64,7 @@ class Checker:
         elif IScramProof.providedBy(credentials):
             name = credentials.name
             right = name in house.passwords
-            right &= scram.proves(credentials.keys.stored_key, credentials.auth_message, credentials.proof)
+            right &= scramkeys.proves(credentials.keys.stored_key, credentials.auth_message, credentials.proof)
         elif IBearerToken.providedBy(credentials):
             name = house.tokens.get(credentials.token, "")
             right = bool(name) and credentials.name in ("", name)
@@ -118,8 +119,8 @@ class Accounts:
             one()
 
     def keys(self, name: str) -> Deferred[ScramKeys]:
-        salted = scram.salted_password(prepare(self.passwords.get(name, "?")).encode(), SALT, 4096)
-        return self.answer(lambda: ScramKeys(SALT, 4096, *scram.keys(salted)))
+        salted = scramkeys.salted_password(prepare(self.passwords.get(name, "?")).encode(), SALT, 4096)
+        return self.answer(lambda: ScramKeys(SALT, 4096, *scramkeys.derive(salted)))
 
     def account(self, name: str) -> Deferred[Account | None]:
         return self.answer(lambda: self.rights.get(name, Account(name)) if name in self.passwords else None)
@@ -162,14 +163,14 @@ class ScramClient:
     def last(self, challenge: bytes) -> bytes:
         nonce, salt, iterations = scram.attributes(challenge.decode(), "rsi")
         without = f"c={scram.encode(self.gs2.encode() + self.data)},r={nonce}"
-        self.salted = scram.salted_password(
+        self.salted = scramkeys.salted_password(
             prepare(self.password).encode(), scram.decode(salt), int(iterations)
         )
         bare = self.first.decode()[len(self.gs2) :]
         self.message = f"{bare},{challenge.decode()},{without}".encode()
-        return f"{without},p={scram.encode(scram.client_proof(self.salted, self.message))}".encode()
+        return f"{without},p={scram.encode(scramkeys.client_proof(self.salted, self.message))}".encode()
 
     def knows(self, final: bytes) -> bool:
         """Whether the server has shown that it knows the password too."""
-        signature = scram.server_signature(scram.keys(self.salted)[1], self.message)
+        signature = scramkeys.server_signature(scramkeys.derive(self.salted)[1], self.message)
         return final == f"v={scram.encode(signature)}".encode()
