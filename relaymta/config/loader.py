@@ -75,17 +75,10 @@ class Loaded(Generic[T]):
                 yield Row(dotted(here), show(value, one.type), self.origin(here))
 
 
-def load(
-    file: str,
-    settings: type[T],
-    *,
-    readers: Mapping[Any, Reader] | None = None,
-    absent: Mapping[str, str] | None = None,
-) -> Loaded[T]:
+def load(file: str, settings: type[T], *, readers: Mapping[Any, Reader] | None = None) -> Loaded[T]:
     """Read `file` into `settings`.
 
-    `readers` reads types that are not ours, by type; `absent` names tables and keys of later versions,
-    dotted, with what to say of them. Raises ConfigError with every problem found.
+    `readers` reads types that are not ours, by type. Raises ConfigError with every problem found.
     """
     try:
         with open(file, "rb") as stream:
@@ -97,35 +90,27 @@ def load(
     except UnicodeDecodeError as error:
         line = octets.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(file, line, "", "is not UTF-8 text")]) from None
-    return loads(text, file, settings, readers=readers, absent=absent)
+    return loads(text, file, settings, readers=readers)
 
 
-def loads(
-    text: str,
-    file: str,
-    settings: type[T],
-    *,
-    readers: Mapping[Any, Reader] | None = None,
-    absent: Mapping[str, str] | None = None,
-) -> Loaded[T]:
+def loads(text: str, file: str, settings: type[T], *, readers: Mapping[Any, Reader] | None = None) -> Loaded[T]:
     """Read the text of `file`; like load()."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax(file, text, str(error))]) from None
     lines = locate(text)
-    complaints = list(_take_absent(raw, absent or {}))
     known = converter(readers or {})
     known.register_structure_hook_factory(_is_table, lambda kind: _Table(kind, known))
-    made: T | None = None
     try:
         made = known.structure(raw, settings)
     except ComplaintsError as error:
         homes = _homes(settings, "", "at the top of the file")
-        complaints.extend((path, _rehoused(path, said, homes)) for path, said in error.complaints)
-    if complaints or made is None:
-        problems = [Problem(file, _line(lines, path), dotted(path), said) for path, said in complaints]
-        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+        problems = [
+            Problem(file, _line(lines, path), dotted(path), _rehoused(path, said, homes))
+            for path, said in error.complaints
+        ]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
     return Loaded(made, file, lines, text)
 
 
@@ -151,19 +136,6 @@ def _line(lines: Mapping[Path, int], path: Path) -> int:
         if path[:length] in lines:
             return lines[path[:length]]
     return 0
-
-
-def _take_absent(raw: dict[str, Any], absent: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
-    """Take out what a later version will know, so that it is told once and not as an unknown key."""
-    for key, said in absent.items():
-        table, _, leaf = key.rpartition(".")
-        found = raw.get(table, {}) if table else raw
-        members = list(enumerate(found)) if isinstance(found, list) else [(None, found)]
-        for position, member in members:
-            if isinstance(member, dict) and leaf in member:
-                del member[leaf]
-                around = (table,) if table else ()
-                yield (*around, *(() if position is None else (position,)), leaf), said
 
 
 def _homes(settings: Any, table: str, place: str) -> dict[str, list[str]]:

@@ -78,7 +78,7 @@ def keys() -> Iterator[tuple[str, str, str]]:
     """Table, key and default of everything that can be configured."""
     from relaymta.settings import _read_workers
 
-    loaded = loads(SAMPLE, "sample", Settings, readers={int | str: _read_workers}, absent={})
+    loaded = loads(SAMPLE, "sample", Settings, readers={int | str: _read_workers})
     for row in loaded.rows():
         table, _, key = re.sub(r"\[\d+\]", "", row.key).rpartition(".")
         yield table, key, row.value

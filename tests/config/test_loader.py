@@ -90,7 +90,7 @@ def either(value: object) -> int | str:
 
 def read(text: str) -> Loaded[House]:
     """Load a text as house.toml."""
-    return loads(text, "house.toml", House, readers={int | str: either}, absent={"cellar": "is not dug yet"})
+    return loads(text, "house.toml", House, readers={int | str: either})
 
 
 def problems(text: str) -> list[str]:
@@ -189,19 +189,6 @@ def test_a_wrong_value_is_told_with_what_is_wanted(text: str, said: str) -> None
 def test_an_unknown_key_is_an_error_with_what_was_meant(text: str, said: str) -> None:
     """Variables silently ignored is how relays were opened: a slip is told, and the nearest key named."""
     assert problems(text) == [said]
-
-
-def test_a_table_of_a_later_version_says_so() -> None:
-    """What the documents name and this version cannot do is no typing error."""
-    assert problems("[cellar]\nwine = 1\n") == ["house.toml:1: cellar: is not dug yet"]
-
-
-def test_a_key_of_a_later_version_says_so_in_each_table() -> None:
-    """The same within tables that stand several times."""
-    with pytest.raises(ConfigError) as caught:
-        loads('[[port]]\nname = "a"\n[[port]]\nname = "b"\nlevel = 1\n', "f", House, readers={int | str: either},
-              absent={"port.level": "later"})  # fmt: skip
-    assert [str(one) for one in caught.value.problems] == ["f:5: port[2].level: later"]
 
 
 def test_contradictions_stand_at_the_key_they_are_about() -> None:
