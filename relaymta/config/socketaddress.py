@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from attrs import frozen
 
+from relaymta.config.hosts import is_loopback
+
 UNIX_PATH_MAX = 107  # octets of sun_path on Linux without its final NUL, unix(7)
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?", re.ASCII)
@@ -46,12 +48,7 @@ class SocketAddress:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        if self.path:
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return self.is_unix or is_loopback(self.host)
 
     def __str__(self) -> str:
         if self.path:

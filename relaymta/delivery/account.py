@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
 
+from relaymta.config.hosts import is_loopback
 from relaymta.config.privileges import is_public, may_read, to_let_in
 from relaymta.config.secretfile import SecretError, SecretFile
 from relaymta.routing.route import TlsLevel
@@ -47,17 +47,10 @@ def _url(_: object, __: Attribute[Any], value: str) -> None:
         raise ValueError(f'"{value}" is not a URL; write "https://login.example.org/token"') from None
     if not value.isascii() or not value.isprintable() or " " in value or not host or parts.username is not None:
         raise ValueError(f'"{value}" is not a URL; write "https://login.example.org/token"')
-    if parts.scheme == "http" and _is_loopback(host):
+    if parts.scheme == "http" and is_loopback(host):
         return
     if parts.scheme != "https":
         raise ValueError(f'"{value}" must begin with https://; http:// is for this very machine')
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @frozen(slots=True)

@@ -24,8 +24,9 @@ from attrs import define, evolve, field
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
+from relaymta.config.hosts import is_address
 from relaymta.delivery.policy import ENFORCE, TESTING, Ask, Decision, Exemption, StsPolicies, StsPolicy, Watch
-from relaymta.delivery.verification import Contexts, Dane, Pkix, Unauthenticated, can_be_named, is_address
+from relaymta.delivery.verification import Contexts, Dane, Pkix, Unauthenticated, can_be_named
 from relaymta.net import dane
 from relaymta.net.dane import Presence
 from relaymta.net.dane_chain import Result

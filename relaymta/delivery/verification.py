@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -21,23 +20,14 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
+from relaymta.config.hosts import is_address
 from relaymta.net import dane
-from relaymta.net.dane_chain import Result
+from relaymta.net.dane_chain import EXPIRED, Result
 from relaymta.smtp.actions import Verdict
 
 UNPROVEN: Final = Verdict()
 _LABEL: Final = re.compile(r"[0-9A-Za-z_-]{1,63}")
 UNREADABLE: Final = Verdict("", Result.NOT_TRUSTED.value, "the certificate cannot be read", True)
-_EXPIRED = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-
-
-def is_address(host: str) -> bool:
-    """Whether it is an IP address."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def can_be_named(host: str) -> bool:
@@ -163,8 +153,8 @@ class Pkix:
         if connection.get_peer_certificate() is None:
             return Result.VALIDATION, "the peer showed no certificate"
         if faults:
-            expired = next((fault for fault in faults if fault in _EXPIRED), None)
-            untrusted = next((fault for fault in faults if fault not in _EXPIRED), None)
+            expired = next((fault for fault in faults if fault in EXPIRED), None)
+            untrusted = next((fault for fault in faults if fault not in EXPIRED), None)
             if untrusted is not None:
                 return Result.NOT_TRUSTED, f"the certificate is not trusted: {_words(untrusted)}"
             return Result.EXPIRED, f"the certificate is not in force: {_words(expired)}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import Attribute, field, fields, frozen, validators
 
 from relaymta.config import Duration
+from relaymta.config.hosts import is_loopback
 from relaymta.directory.account import Over, Quota
 from relaymta.directory.entry import sender
 from relaymta.directory.sources import NAME, Rights
@@ -85,8 +85,22 @@ class SqlSettings:
             yield "query", 'does not say :name, such as "SELECT password FROM accounts WHERE name = :name"'
 
 
+class _Granting:
+    """The table of a source that says what accounts may do: all of them, or those that say nothing of their own."""
+
+    __slots__ = ()
+
+    senders: tuple[str, ...]
+    relay: bool
+
+    @property
+    def rights(self) -> Rights:
+        """The same as a value."""
+        return Rights(self.senders, self.relay)
+
+
 @frozen(slots=True)
-class LdapSettings:
+class LdapSettings(_Granting):
     """The [users.ldap] table. Either `user_dn` is where an account is, or it is searched under `base` by `filter`."""
 
     url: str = ""
@@ -108,11 +122,6 @@ class LdapSettings:
         parts = urlsplit(self.url)
         return parts.hostname or "", parts.port or _LDAP_PORTS[parts.scheme], parts.scheme == "ldaps"
 
-    @property
-    def rights(self) -> Rights:
-        """What its accounts may do where their entry says nothing."""
-        return Rights(self.senders, self.relay)
-
     def check(self) -> Iterable[tuple[str, str]]:
         """Contradictions, as (key, what is wrong)."""
         if not self.url:
@@ -133,7 +142,7 @@ class LdapSettings:
 
 
 @frozen(slots=True)
-class DovecotSettings:
+class DovecotSettings(_Granting):
     """The [users.dovecot] table. `socket`: where Dovecot's auth service listens for clients."""
 
     socket: str = ""
@@ -141,11 +150,6 @@ class DovecotSettings:
     senders: tuple[str, ...] = field(default=(), validator=_senders)
     relay: bool = True
     timeout: Duration = field(default=Duration(30.0), validator=_positive())
-
-    @property
-    def rights(self) -> Rights:
-        """What its accounts may do."""
-        return Rights(self.senders, self.relay)
 
     def check(self) -> Iterable[tuple[str, str]]:
         """Contradictions, as (key, what is wrong)."""
@@ -156,18 +160,13 @@ class DovecotSettings:
 
 
 @frozen(slots=True)
-class CheckpasswordSettings:
+class CheckpasswordSettings(_Granting):
     """The [users.checkpassword] table. `program`: its path and its arguments; no shell looks at them."""
 
     program: tuple[str, ...] = ()
     senders: tuple[str, ...] = field(default=(), validator=_senders)
     relay: bool = True
     timeout: Duration = field(default=Duration(30.0), validator=_positive())
-
-    @property
-    def rights(self) -> Rights:
-        """What its accounts may do."""
-        return Rights(self.senders, self.relay)
 
     def check(self) -> Iterable[tuple[str, str]]:
         """Contradictions, as (key, what is wrong)."""
@@ -178,7 +177,7 @@ class CheckpasswordSettings:
 
 
 @frozen(slots=True)
-class OAuthSettings:
+class OAuthSettings(_Granting):
     """The [users.oauth] table. `claim` names the account; `scope` and `audience` are what a token must have, if any."""
 
     introspection_url: str = ""
@@ -191,11 +190,6 @@ class OAuthSettings:
     senders: tuple[str, ...] = field(default=(), validator=_senders)
     relay: bool = True
     timeout: Duration = field(default=Duration(10.0), validator=_positive())
-
-    @property
-    def rights(self) -> Rights:
-        """What accounts may do that no source knows."""
-        return Rights(self.senders, self.relay)
 
     def check(self) -> Iterable[tuple[str, str]]:
         """Contradictions, as (key, what is wrong)."""
@@ -257,8 +251,4 @@ def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
 
 
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"  # RFC 6761 §6.3
+    return is_loopback(urlsplit(url).hostname or "")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, succeed
 
+from relaymta.config.hosts import is_loopback
 from relaymta.directory.credentials import DirectoryUnavailableError
 from relaymta.directory.entry import Entry, entry_of
 from relaymta.directory.patience import within
@@ -147,12 +147,7 @@ class _Postgresql:
 
 def _is_local(host: str) -> bool:
     """Whether libpq would not leave this machine: no host or a path is a UNIX socket."""
-    if not host or host.startswith("/"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"  # RFC 6761 §6.3
+    return not host or host.startswith("/") or is_loopback(host)
 
 
 def _reason(error: Exception) -> str:

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
 
 CHAIN_MAX: Final = 20  # ours: certificates of a presented chain that are looked at
-_EXPIRED = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+EXPIRED: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _SEQUENCE, _VERSION = 0x30, 0xA0
 
 
@@ -159,7 +159,7 @@ def verify_chain(chain: Sequence[bytes], anchor: Anchored) -> Failure | None:
         crypto.X509StoreContext(store, loaded[0], loaded[1:]).verify_certificate()
     except crypto.X509StoreContextError as error:
         code, _, text = error.errors
-        return Failure(Result.EXPIRED if code in _EXPIRED else Result.NOT_TRUSTED, str(text))
+        return Failure(Result.EXPIRED if code in EXPIRED else Result.NOT_TRUSTED, str(text))
     except crypto.Error:
         return Failure(Result.NOT_TRUSTED, "a certificate cannot be read")
     if not _is_for_servers(chain[0]):

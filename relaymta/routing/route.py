@@ -6,10 +6,10 @@ RFC 5321 §5 (next hop), RFC 2033 (LMTP). Values only: rules are router's, hosts
 from __future__ import annotations
 
 from enum import Enum
-from ipaddress import ip_address
 
 from attrs import field, frozen
 
+from relaymta.config.hosts import is_address
 from relaymta.mail.reply import Reply
 
 SMTP_PORT = 25
@@ -61,11 +61,7 @@ class Hop:
     @property
     def is_address(self) -> bool:
         """Whether `name` is an IP address."""
-        try:
-            ip_address(self.name)
-        except ValueError:
-            return False
-        return not self.mx
+        return not self.mx and is_address(self.name)
 
 
 @frozen(slots=True)

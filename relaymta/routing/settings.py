@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from attrs import Attribute, field, frozen
 
+from relaymta.config.hosts import is_address
 from relaymta.directory.names import account_name
 from relaymta.mail.address import AddressError, parse_domain, parse_mailbox
 from relaymta.mail.reply import Reply
@@ -142,7 +143,7 @@ def _parse_lmtp(text: str) -> Hop:
 
 
 def _parse_host(text: str, default: int) -> Hop:
-    if ":" in text and _is_address(text):
+    if ":" in text and is_address(text):
         raise ValueError(f'"{text}": an IPv6 address stands in brackets; write "[{text}]:{default}"')
     match = _HOST.fullmatch(text)
     if match is None:
@@ -157,20 +158,12 @@ def _parse_host(text: str, default: int) -> Hop:
     name = host[1:-1] if direct else host
     if name[:5].lower() == "ipv6:":
         name = name[5:]
-    if _is_address(name):
+    if is_address(name):
         return Hop(str(ip_address(name)), port, mx=False, configured=True)
     try:
         return Hop(parse_domain(name), port, mx=not direct, configured=True)
     except AddressError as error:
         raise ValueError(f'"{text}": {error}; expected "host:port" or "[host]:port"') from None
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _texts(value: object) -> Texts:
@@ -241,7 +234,7 @@ class Prefer(Enum):
 
 def _valid_addresses(_: object, __: Attribute[tuple[str, ...]], addresses: tuple[str, ...]) -> None:
     for address in addresses:
-        if not _is_address(address):
+        if not is_address(address):
             raise ValueError(f'"{address}" is no IP address')
 
 
