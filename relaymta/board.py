@@ -84,11 +84,15 @@ class Board:
         """How many of `key` the whole host counts now (never too few, seldom too many)."""
         return self._sum(self._places(key))
 
-    def _sum(self, cells: tuple[int, ...]) -> int:
-        view, stride, columns = self._cells, DEPTH * WIDTH, self.columns
-        if columns == 1:
-            return min(view[cell] for cell in cells)
-        return min(sum(view[cell + stride * column] for column in range(columns)) for cell in cells)
+    def _sum(self, cells: tuple[int, int, int]) -> int:
+        view, stride = self._cells, DEPTH * WIDTH
+        one, two, three = cells
+        return min(sum(view[one::stride]), sum(view[two::stride]), sum(view[three::stride]))
 
-    def _places(self, key: bytes) -> tuple[int, ...]:
-        return tuple(row * WIDTH + crc32(key, seed) % WIDTH for row, seed in enumerate(_SEEDS))
+    def _places(self, key: bytes) -> tuple[int, int, int]:
+        one, two, three = _SEEDS
+        return (
+            crc32(key, one) % WIDTH,
+            WIDTH + crc32(key, two) % WIDTH,
+            2 * WIDTH + crc32(key, three) % WIDTH,
+        )

@@ -108,7 +108,9 @@ class Daemon(Service):
         if settings.worker_count == 0:
             # A parent handles no mail, and a start must not wait until it has read how that is done.
             from relaymta.house import House
+            from relaymta.net.turn import lighten
 
+            lighten(self._reactor)
             return House(
                 self._reactor, settings, control=settings.admin.socket, reload=self.reload, stop=self.stop
             )

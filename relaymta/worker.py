@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from relaymta.board import Board
 from relaymta.house import House
+from relaymta.net.turn import lighten
 from relaymta.settings import load_settings
 from relaymta.store.interfaces import SpoolError
 from relaymta.workers import LIFE, READY, RETIRE_SECONDS, STOP_SECONDS, Orders
@@ -132,6 +133,7 @@ def main() -> None:
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
     observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [quiet])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    lighten(reactor)
     worker = Worker(reactor, Orders.read(sys.argv[1]))
     reactor.callWhenRunning(worker.start)
     reactor.run()

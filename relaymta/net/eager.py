@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IConnector
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     _Connection = tcp.Connection
 else:
     _Connection = object
+
+_DONE = Failure(CONNECTION_DONE)
 
 
 class _SendsAtOnce(_Connection):
@@ -55,6 +59,18 @@ class _SendsAtOnce(_Connection):
 
 class EagerServer(_SendsAtOnce, tcp.Server):
     """The server's side of an accepted connection."""
+
+    _shouldShutdown = False  # no other process holds the descriptor: to close it is enough
+
+    def hang_up(self) -> None:
+        """Close now where all is sent, else when it is, as loseConnection does.
+
+        The protocol hears connectionLost before this returns, and so should have nothing left to do.
+        """
+        if self.TLS or not self.connected or self._tempDataLen or len(self.dataBuffer) != self.offset or self.producer:
+            self.loseConnection()  # type: ignore[no-untyped-call]
+        else:
+            self.connectionLost(_DONE)
 
 
 class EagerClient(_SendsAtOnce, tcp.Client):

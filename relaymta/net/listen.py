@@ -160,6 +160,8 @@ def serve(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory) 
         port = _UnixPort._fromListeningDescriptor(reactor, sock.fileno(), factory)  # type: ignore[no-untyped-call]
         port.startListening()
     else:
+        # A late reply must not wait for the ACK of an early one. What is accepted has it from the listening socket.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
         port.transport = EagerServer
     accept = port.doRead

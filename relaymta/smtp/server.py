@@ -81,8 +81,6 @@ class RelayESMTP(smtp.ESMTP):
             self._turn_away(refusal)
             return
         transport.registerProducer(self, True)
-        if hasattr(transport, "setTcpNoDelay"):
-            transport.setTcpNoDelay(True)  # a late reply must not wait for the ACK of an early one
         if factory.implicit_tls:
             self._start_tls()
         else:
@@ -388,10 +386,15 @@ class RelayESMTP(smtp.ESMTP):
         if self._closing:
             return
         self._closing = True
-        self._ring_in(CLOSE_WITHIN)
         transport = self.transport
         transport.unregisterProducer()
-        if self._session.reason == "quit" or self.peer.tls or not hasattr(transport, "loseWriteConnection"):
+        quits = self._session.reason == "quit"
+        if quits and hasattr(transport, "hang_up"):
+            transport.hang_up()
+            if self._lost:
+                return
+        self._ring_in(CLOSE_WITHIN)
+        if quits or self.peer.tls or not hasattr(transport, "loseWriteConnection"):
             transport.loseConnection()
             return
         # The client may still be sending; to close now would reset the connection and take our reply with it.

@@ -160,6 +160,33 @@ class Eager(TestCase):
         self.assertEqual(await self.fetch(self.serve(made)), b"")
         self.assertEqual(within, [False])
 
+    async def test_who_hangs_up_is_gone_at_once(self) -> None:
+        """Where all is sent the connection is closed and told before hang_up returns; the peer has read everything."""
+        within: list[bool] = []
+
+        def made(transport: Any) -> None:
+            transport.write(b"221 bye")
+            transport.hang_up()
+            within.append(self.ended.called)
+            self.assertNotIn(transport, reactor.getReaders())
+
+        self.assertEqual(await self.fetch(self.serve(made)), b"221 bye")
+        self.assertEqual(within, [True])
+
+    async def test_who_hangs_up_with_more_to_send_sends_it_first(self) -> None:
+        """What the kernel did not take yet goes out before the connection is closed."""
+        within: list[bool] = []
+
+        def made(transport: Any) -> None:
+            # However large the kernel's buffers may grow, this one does not take all at once.
+            transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            transport.write(BODY * 4)
+            transport.hang_up()
+            within.append(self.ended.called)
+
+        self.assertEqual(await self.fetch(self.serve(made)), BODY * 4)
+        self.assertEqual(within, [False])
+
     async def test_connect_tcp(self) -> None:
         """The client's connection is an EagerClient, from the address asked for."""
         listening = socket.create_server(("127.0.0.1", 0))

@@ -96,3 +96,14 @@ def test_an_endpoint_that_cannot_be_is_a_clear_error(text: str) -> None:
     """What cannot be listened on names the endpoint."""
     with pytest.raises(ListenError, match=f'endpoint "{text}'):
         bind_endpoint(reactor, text)
+
+
+def test_replies_do_not_wait_for_acknowledgements() -> None:
+    """TCP_NODELAY is set on what is accepted, which has it from the listening socket."""
+    with bind(SocketAddress("127.0.0.1", 0)) as sock:
+        port: Any = serve(cast("Any", reactor), sock, ServerFactory())
+        with socket.create_connection(sock.getsockname()):
+            accepted, _ = sock.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        port.connectionLost(Failure(ConnectionDone()))
