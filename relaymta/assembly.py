@@ -46,6 +46,7 @@ from relaymta.net.keyring import Keyring
 from relaymta.net.listen import serve
 from relaymta.net.pair import CertificateError
 from relaymta.net.servertls import ServerSide, client_certificate
+from relaymta.net.turn import busy
 from relaymta.policy.bruteforce import SCHEMA, BruteForce
 from relaymta.policy.logins import Logins
 from relaymta.policy.pipeline import Pipeline
@@ -180,6 +181,7 @@ class Relay:
             seconds=self._reactor.seconds,
             call_later=self._reactor.callLater,
             call_from_thread=self._reactor.callFromThread,
+            busy=busy(self._reactor),
         )
 
     def serves(self, name: str, sock: socket.socket) -> bool:

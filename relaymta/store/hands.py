@@ -6,9 +6,12 @@ reactor's thread, one call for as many as there are.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,7 +23,23 @@ T = TypeVar("T")
 E = TypeVar("E")
 LAZINESS = 1.0  # seconds that what nobody waits for may stay unwritten
 QUICK = 0.002  # seconds that work on the reactor's thread may take; ours, ten times a sync of a good disk
+GATHERING = 0.001  # seconds that work waits at most for what else is coming in; ours, a few messages' time
 HELD_UP = 0.05  # seconds beyond that, forgotten a hundredth with each quick one, until a thread is taken; ours
+
+
+@cache
+def _schedstat() -> int:
+    return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def robbed() -> float:
+    """Seconds in all for which this thread could have run and others had its core, as Linux counts them; else 0.
+
+    To be called on one thread only: the descriptor is that of the first caller, and is kept.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        return int(os.pread(_schedstat(), 64, 0).split()[1]) * 1e-9
+    return 0.0
 
 
 class Delayed(Protocol):
@@ -37,9 +56,10 @@ class Hand(Generic[T]):
     """Calls `work(entries)` with all that waits, in order, again and again.
 
     Threaded, it works on a thread of its own and `tell` goes through `call_from_thread`; else it works in
-    `call_later(0, ...)`: without the change of threads, which costs more than a quick disk does. With `hires` it takes
-    a thread once its work has held up the reactor for too long (HELD_UP), and keeps it. `broken` is told, on the
-    reactor's thread, when the work raised what it should not.
+    `call_later(0, ...)`: without the change of threads, which costs more than a quick disk does. As long as the reactor
+    is `busy` it waits for what else is coming in, GATHERING at most. With `hires` it takes a thread once its work has
+    held up the reactor for too long (HELD_UP), and keeps it; time in which others had the core (`robbed`) is not the
+    work's. `broken` is told, on the reactor's thread, when the work raised what it should not.
     """
 
     def __init__(
@@ -51,12 +71,17 @@ class Hand(Generic[T]):
         call_from_thread: Callable[..., object],
         threaded: bool,
         hires: bool = False,
+        busy: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        robbed: Callable[[], float] = robbed,
     ) -> None:
         self._name = name
         self._hires = hires
+        self._busy = busy
         self._clock = clock
+        self._robbed = robbed
         self._held_up = 0.0
+        self._since: float | None = None  # when it began to wait for what else is coming in
         self._work = work
         self._broken = broken
         self._call_later = call_later
@@ -132,20 +157,33 @@ class Hand(Generic[T]):
             self._wake()
 
     def _inline(self) -> None:
+        if self._busy() and self._gathers():
+            self._turn = self._call_later(0, self._inline)
+            return
+        self._since = None
         self._turn = None
         self._awake = False
         if not self._hires:
             self._take()
             return
-        begun = self._clock()
+        begun, others = self._clock(), self._robbed()
         self._take()
         took = self._clock() - begun
+        if took > QUICK:
+            took -= self._robbed() - others
         if took > QUICK:
             self._held_up += took - QUICK
             if self._held_up > HELD_UP and not self._closed and self._thread is None:
                 self._hire()
         elif self._held_up:
             self._held_up *= 0.99
+
+    def _gathers(self) -> bool:
+        """Whether what waits may wait for more, which then shares its sync."""
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        return now - self._since < GATHERING
 
     def _hire(self) -> None:
         """Work on a thread from now on. Nothing is being worked on at this moment, for that is done right here."""

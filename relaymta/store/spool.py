@@ -67,8 +67,9 @@ class DiskSpool:
 
     `commit` and `files` say who works: "thread" is a thread of its own, "inline" the end of the reactor's turn,
     "auto" the latter until the disk turns out to be slow.
-    `seconds` returns POSIX time; `call_later` and `call_from_thread` are the reactor's; `owned` is a claim that was
-    made before (store.shards), else open() makes it. A shard that exists keeps the number of folders it has.
+    `seconds` returns POSIX time; `call_later` and `call_from_thread` are the reactor's; `busy` says whether its last
+    turn had anything to do. `owned` is a claim that was made before (store.shards), else open() makes it. A shard that
+    exists keeps the number of folders it has.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class DiskSpool:
         seconds: Callable[[], float],
         call_later: Callable[..., Delayed],
         call_from_thread: Callable[..., object],
+        busy: Callable[[], bool] = lambda: False,
         disk: Disk | None = None,
         owned: Claim | None = None,
         commit: Literal["thread", "inline", "auto"] = "auto",
@@ -111,6 +113,7 @@ class DiskSpool:
             call_from_thread,
             commit == "thread",
             commit == "auto",
+            busy,
         )
         self._ledger = Ledger(
             disk,

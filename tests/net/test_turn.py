@@ -11,7 +11,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python import log
 
-from relaymta.net.turn import lighten
+from relaymta.net.turn import busy, lighten
 
 
 class Ear:
@@ -105,3 +105,15 @@ def test_another_kind_of_reactor_is_left_as_it_is() -> None:
     other = SelectReactor()
     lighten(other)
     assert "doIteration" not in vars(other)
+
+
+def test_who_asks_hears_whether_the_last_turn_had_anything_to_do(reactor: Any) -> None:
+    """Of a lightened reactor; of another nobody knows."""
+    ear, asked = Ear(reactor), busy(reactor)
+    assert not asked()
+    os.write(ear.other, b"x")
+    reactor.doIteration(0)
+    assert asked()
+    reactor.doIteration(0)
+    assert not asked()
+    assert not busy(SelectReactor())()

@@ -7,12 +7,13 @@ import time
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relaymta.store.hands import HELD_UP, LAZINESS, QUICK, Hand
+from relaymta.store.hands import GATHERING, HELD_UP, LAZINESS, QUICK, Hand, robbed
 
 
 class Inline(SynchronousTestCase):
@@ -83,7 +84,7 @@ class Inline(SynchronousTestCase):
 
         hand: Hand[int] = Hand(
             "aside", work, self.bugs.append, self.clock.callLater, lambda call, *args: call(*args), False, True,
-            lambda: now[0],
+            clock=lambda: now[0], robbed=lambda: 0.0,
         )  # fmt: skip
         for number in range(1000):
             hand.put(number)
@@ -100,6 +101,66 @@ class Inline(SynchronousTestCase):
         ended = hand.close()
         while not ended.called:
             time.sleep(0.001)
+
+    def test_time_in_which_others_had_the_core_is_not_the_disks(self) -> None:
+        """A machine that is busy is no reason for a thread, which would only wait for its turn as well."""
+        now, others = [0.0], [0.0]
+        threads: set[str] = set()
+
+        def work(entries: list[int]) -> None:
+            now[0] += HELD_UP
+            others[0] += HELD_UP - QUICK / 2
+            threads.add(threading.current_thread().name)
+
+        hand: Hand[int] = Hand(
+            "aside", work, self.bugs.append, self.clock.callLater, lambda call, *args: call(*args), False, True,
+            clock=lambda: now[0], robbed=lambda: others[0],
+        )  # fmt: skip
+        for number in range(100):
+            hand.put(number)
+            self.clock.advance(0)
+        assert threads == {threading.main_thread().name}
+
+    def test_a_busy_reactor_gathers_more_before_the_work_and_not_for_long(self) -> None:
+        """What comes in within GATHERING shares the work; where nothing is ready any more, it is done at once."""
+        now, busy = [0.0], [True]
+        calls: list[DelayedCall] = []
+
+        def turn() -> None:
+            due = calls[:]
+            calls.clear()
+            for call in due:
+                call.func()
+
+        def later(seconds: float, call: Any) -> DelayedCall:
+            calls.append(DelayedCall(seconds, call, (), {}, calls.remove, lambda _: None))
+            return calls[-1]
+
+        hand: Hand[int] = Hand(
+            "test", self.batches.append, self.bugs.append, later, lambda call: call(), False,
+            busy=lambda: busy[0], clock=lambda: now[0],
+        )  # fmt: skip
+        for number in range(5):
+            hand.put(number)
+            turn()
+            now[0] += GATHERING / 4
+        assert self.batches == [[0, 1, 2, 3, 4]]
+        hand.put(5)
+        turn()
+        assert self.batches == [[0, 1, 2, 3, 4]]
+        busy[0] = False
+        turn()
+        assert self.batches == [[0, 1, 2, 3, 4], [5]]
+        busy[0] = True
+        hand.put(6)
+        turn()
+        self.successResultOf(hand.close())
+        assert self.batches[2:] == [[6]]
+
+    def test_linux_tells_how_long_others_had_the_core(self) -> None:
+        """A number of seconds that never falls."""
+        first = robbed()
+        assert 0.0 <= first <= robbed()
 
     def test_a_bug_is_told_and_the_hand_goes_on(self) -> None:
         """An exception that the work should not raise does not end the work."""
