@@ -30,7 +30,11 @@ $(VENV)/.for-test: setup.cfg .ci/venv
 packages:
 	@.ci/packages
 
+# A start reads bytecode then, also where Python is told not to write any (PYTHONDONTWRITEBYTECODE).
+COMPILE = @$(BIN)/python -m compileall -q relaymta twisted/plugins
+
 run: $(VENV)/.for-run
+	$(COMPILE)
 	@mkdir -p var
 	@echo "relaymta: starting with $(CONFIG); Ctrl-C drains and stops."
 	@echo "relaymta: next, in a second terminal:  $(BIN)/relaymta sink"
@@ -39,6 +43,7 @@ run: $(VENV)/.for-run
 
 # Files are the unit of distribution: a file's tests share a worker and its fixtures.
 test: $(VENV)/.for-test packages
+	$(COMPILE)
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.for-test
@@ -61,15 +66,19 @@ coverage: $(VENV)/.for-test packages
 	@$(BIN)/coverage report
 
 bench: $(VENV)/.for-run packages
+	$(COMPILE)
 	@$(BIN)/python -m bench.run $(ARGS)
 
 bench-full: $(VENV)/.for-run packages
+	$(COMPILE)
 	@$(BIN)/python -m bench.run --full $(ARGS)
 
 crash: $(VENV)/.for-test packages
+	$(COMPILE)
 	@$(BIN)/python -m pytest -m crash $(ARGS)
 
 soak: $(VENV)/.for-test packages
+	$(COMPILE)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 wheel: $(VENV)/.for-test

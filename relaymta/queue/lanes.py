@@ -419,7 +419,7 @@ class Lanes(Generic[T]):
 
     def _make(self, name: str) -> Lane[T]:
         limits = self._settings.of(name)
-        lane = self._lanes[name] = Lane[T](name, limits, min(START, limits.concurrency))
+        lane = self._lanes[name] = Lane(name, limits, min(START, limits.concurrency))
         return lane
 
     def _idle(self, lane: Lane[T], now: float) -> None:
