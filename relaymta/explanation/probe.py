@@ -67,6 +67,8 @@ class Probing(Dialogue):
 
     def receive(self, octets: bytes) -> list[Action]:
         """What follows from what the peer sent."""
+        if self.stage is Stage.CLOSED:
+            return []
         self._hear(octets)
         if self._asking is None:
             return self._note(super().receive(octets))

@@ -167,8 +167,10 @@ class RelaySender(smtp.ESMTPSender):
         """Whatever came, in whatever pieces."""
         dialogue = self._dialogue
         heard = dialogue.heard
-        self._act(dialogue.receive(data))
-        if dialogue.heard != heard or dialogue.stage is Stage.CLOSED:
+        actions = dialogue.receive(data)
+        self._act(actions)
+        # What still comes after our end, as it may over TLS, brings no actions and must not move its limit.
+        if dialogue.heard != heard or (actions and dialogue.stage is Stage.CLOSED):
             self._watch()
 
     def handshakeCompleted(self) -> None:

@@ -304,6 +304,22 @@ class SenderTests(SynchronousTestCase):
         self.clock.advance(CLOSE_LIMIT)
         assert self.transport.aborted
 
+    def test_a_peer_that_chatters_after_the_end_is_cut_off_all_the_same(self) -> None:
+        """What comes after our end (over TLS it still arrives) does not move the time limit: no connection for ever."""
+        for stand, said in ((True, b"221 bye\r\n"), (False, b"no such protocol\r\n")):
+            self.setUp()
+            if stand:
+                self.stand()
+                self.sender.quit()
+            else:
+                self.factory.opened.addErrback(lambda _: None)
+            self.sender.dataReceived(said)
+            for _ in range(8):
+                assert self.transport.disconnecting and not self.transport.aborted
+                self.clock.advance(CLOSE_LIMIT / 8)
+                self.sender.dataReceived(b"x")
+            assert self.transport.aborted
+
     def test_the_owner_hears_of_the_end(self) -> None:
         """`on_gone` is called once, after the answers."""
         self.stand()
