@@ -24,6 +24,7 @@ from relaymta.store.state import State
 
 LEASE: Final = 900.0  # seconds that a worker may take over what it claimed; ours
 DETAILS_MAX: Final = 1000  # of one policy and day on disk; further ones are counted by their result alone; ours
+TALLIES_MAX: Final = 50  # policies of one domain and day; further ones are counted as one without terms; ours
 DOMAINS_MAX: Final = 200_000  # of one day; ours
 KEPT: Final = 2 * DAY  # seconds after the end of a day; RFC 8460 §5.5 speaks of 24 hours of trying
 
@@ -176,12 +177,15 @@ def _tally(
         domains[day] += 1
         connection.execute("INSERT INTO days VALUES (?, ?, ?)", (day, domain, due(day)))
     row = (day, domain, kind, of, json.dumps(terms), json.dumps(patterns))
-    connection.execute(
-        "INSERT INTO tallies (day, domain, type, of, terms, patterns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        row,
-    )
     where = "day = ? AND domain = ? AND type = ? AND of = ? AND terms = ? AND patterns = ?"
-    number: int = connection.execute(f"SELECT number FROM tallies WHERE {where}", row).fetchone()[0]
+    known = connection.execute(f"SELECT number FROM tallies WHERE {where}", row).fetchone()
+    if known is None:
+        (count,) = connection.execute("SELECT count(*) FROM tallies WHERE day = ? AND domain = ?", row[:2]).fetchone()
+        if count >= TALLIES_MAX and (of or terms or patterns):
+            return _tally(connection, (day, domain, kind, "", (), ()), due, domains)
+        sql = "INSERT INTO tallies (day, domain, type, of, terms, patterns) VALUES (?, ?, ?, ?, ?, ?)"
+        return connection.execute(sql, row).lastrowid
+    number: int = known[0]
     return number
 
 

@@ -24,6 +24,8 @@ _CERTIFICATE, _PUBLIC_KEY = 0, 1  # selectors
 _FULL, _SHA256, _SHA512 = 0, 1, 2  # matching types
 _DIGESTS = {_SHA256: sha256, _SHA512: sha512}
 _STRENGTH = {_SHA512: 2, _SHA256: 1}  # RFC 7671 §9: ours to order
+RECORDS_MAX: Final = 32  # usable records of one host that a chain is held against; ours, each costs every session
+PUBLISHED_MAX: Final = 16 * 1024  # characters of records that are kept as text for reports; ours
 
 
 @frozen(slots=True)
@@ -79,19 +81,21 @@ def _is_whole(selector: int, data: bytes) -> bool:
 
 
 def usable(records: Iterable[bytes]) -> tuple[Tlsa, ...]:
-    """The records (their data as DNS has them) that can be used, less those that digest agility leaves out."""
+    """The records (their data as DNS has them) that can be used, less those that digest agility leaves out.
+
+    RFC 7671 §9: of the digests with the same usage and selector only the strongest counts; Full(0) always does.
+    """
     found = [record for record in map(Tlsa.parse, records) if record is not None and record.usable]
-    return tuple(record for record in found if not _is_outdone(record, found))
-
-
-def _is_outdone(record: Tlsa, records: Iterable[Tlsa]) -> bool:
-    """RFC 7671 §9: of the digests with the same usage and selector only the strongest counts; Full(0) always does."""
-    strength = _STRENGTH.get(record.matching)
-    return strength is not None and any(
-        (other.usage, other.selector) == (record.usage, record.selector)
-        and _STRENGTH.get(other.matching, 0) > strength
-        for other in records
-    )
+    strongest: dict[tuple[int, int], int] = {}
+    for record in found:
+        kind = record.usage, record.selector
+        strongest[kind] = max(strongest.get(kind, 0), _STRENGTH.get(record.matching, 0))
+    kept = [
+        record
+        for record in found
+        if record.matching == _FULL or _STRENGTH[record.matching] == strongest[record.usage, record.selector]
+    ]
+    return tuple(kept[:RECORDS_MAX])  # a part of them asks for no less than all do
 
 
 @frozen(slots=True)
@@ -218,13 +222,27 @@ async def look_up(names: Names, host: str, canonical: str, port: int, *, address
 
 def _found(answer: Answer[bytes], base: str) -> Terms:
     records = usable(answer.records)
-    parsed = (Tlsa.parse(octets) for octets in answer.records)
-    published = tuple(str(record) for record in parsed if record is not None)
+    published = _published(answer.records)
     if records:
         text = f"{len(records)} usable TLSA record{'s' * (len(records) != 1)} at {base}"
         return Terms(Presence.USABLE, base, records, published, text)
     text = f"no TLSA record of {base} is of use"
     return Terms(Presence.UNUSABLE, base, (), published, text)
+
+
+def _published(records: Iterable[bytes]) -> tuple[str, ...]:
+    """The records as text, as many as a report may hold, in an order of our own: that of servers turns."""
+    texts: list[str] = []
+    room = PUBLISHED_MAX
+    for octets in records:
+        record = Tlsa.parse(octets)
+        if record is None:
+            continue
+        room -= 2 * len(octets) + 4
+        if room < 0:
+            break
+        texts.append(str(record))
+    return tuple(sorted(texts))
 
 
 def _failed(answer: Answer[Any], base: str) -> Terms:

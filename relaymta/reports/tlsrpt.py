@@ -28,6 +28,7 @@ MEDIA: Final = "application/tlsrpt+gzip"  # RFC 8460 §6.5
 DAY: Final = 86_400  # RFC 8460 §4.1: a report covers a day of UTC
 URIS_MAX: Final = 5  # of one record; ours, for a stranger chooses whom we write to
 TEXT_MAX: Final = 300  # characters of a reason in a report; ours
+DETAILS_MIN: Final = 2  # failures that are told one by one of each policy, however many policies there are; ours
 
 _RECORD = re.compile(rb"v=TLSRPTv1[ \t]*;")
 _FIELD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]{0,31})=([!-:<-~ \t]*)")
@@ -307,9 +308,10 @@ def _envelope(sender: Address, to: Address, now: float) -> Envelope:
 
 
 def in_order(tallies: Sequence[Tally], most: int) -> tuple[Tally, ...]:
-    """Tallies with at most `most` details each, the most frequent first; the rest is put together by its result."""
+    """Tallies with about `most` details in all, the most frequent first; the rest is put together by its result."""
+    each = max(most // max(len(tallies), 1), DETAILS_MIN)
     return tuple(
-        evolve(tally, details=_bounded(tally.details, most))
+        evolve(tally, details=_bounded(tally.details, each))
         for tally in sorted(tallies, key=lambda tally: (tally.type, tally.domain, tally.terms))
     )
 

@@ -320,6 +320,18 @@ class TlsReportTests(TestCase):
         [tally] = await self.worker.shelf.tallies(TODAY, "a.example")
         self.assertEqual((tally.failures, len(tally.details)), (50, 11))
 
+    async def test_a_policy_that_is_another_one_each_time_is_bounded(self) -> None:
+        """A domain whose records differ in each answer gets a report with some of them, and no session is lost."""
+        self.patch(tlsrptshelf, "TALLIES_MAX", 3)
+        names = ("policy_domain", "terms", "mx_patterns")
+        for name in names:
+            kept = [{name: f"h{n}.example" if name == "policy_domain" else (f"x{n}",)} for n in range(9)]
+            await self.gather(*(evolve(kind, domain=f"{name}.example", **one) for one in kept for kind in (GOOD, BAD)))
+            tallies = await self.worker.shelf.tallies(TODAY, f"{name}.example")
+            self.assertEqual(sum(one.successes for one in tallies), 9)
+            self.assertEqual(sum(one.failures for one in tallies), 9)
+            self.assertLessEqual(len(tallies), 3 + 2)
+
     async def test_domains_of_a_day_are_bounded(self) -> None:
         """Beyond so many domains nothing is counted."""
         self.patch(tlsrptshelf, "DOMAINS_MAX", 3)

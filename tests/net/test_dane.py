@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 
-from relaymta.net.dane import Finding, Presence, Terms, Tlsa, look_up, usable, verify
+from relaymta.net.dane import PUBLISHED_MAX, RECORDS_MAX, Finding, Presence, Terms, Tlsa, look_up, usable, verify
 from relaymta.net.dane_chain import CertificateError, Result, covers, public_key
 from relaymta.net.dns import Answer, Kind, Security, State
 from tests.net.pki import Issued, issue, rsa_key
@@ -250,6 +250,17 @@ def test_digest_agility_the_strongest_digest_counts() -> None:
     assert judged([strong, record(2, 1, 1, root())], chain()).how == "DANE-TA"  # another usage
 
 
+def test_thousands_of_records_cost_little_and_never_become_none() -> None:
+    """Who fills an answer with records gets a few of them: no quadratic look-up, no long report, no downgrade."""
+    many = [bytes((3, 1, 1)) + number.to_bytes(32, "big") for number in range(20_000)]
+    assert usable(many) == usable(many[:RECORDS_MAX]) and len(usable(many)) == RECORDS_MAX
+    assert len(usable([PKIX] * 5000 + many)) == RECORDS_MAX
+    assert judged([*many, record(3, 1, 2, leaf())], chain()).how == "DANE-EE"  # the strongest digest is never left out
+    found = looked_up(Zone({f"_25._tcp.{HOST}": tlsa(*many)}))
+    assert found.presence is Presence.USABLE and sum(map(len, found.published)) <= PUBLISHED_MAX
+    assert looked_up(Zone({f"_25._tcp.{HOST}": tlsa(b"\x02\x00\x00" + bytes(60_000), GOOD)})).published == ()
+
+
 def test_no_certificate_is_no_proof() -> None:
     """A peer that shows none fails, and garbage is no bug."""
     records = [record(3, 1, 1, leaf()), record(2, 0, 1, root()), record(2, 1, 0, root())]
@@ -330,11 +341,12 @@ PKIX = b"\x01\x01\x01" + bytes(32)
 
 
 def test_records_are_asked_for_by_port_and_host() -> None:
-    """RFC 7672 §2.2.3: _25._tcp.mx.example.org; the published text is for reports."""
+    """RFC 7672 §2.2.3: _25._tcp.mx.example.org; the published text is for reports, in whatever order they came."""
     zone = Zone({f"_25._tcp.{HOST}": tlsa(GOOD, PKIX)})
     found = looked_up(zone)
     assert (found.presence, found.base, len(found.records)) == (Presence.USABLE, HOST, 1)
-    assert found.published == (f"3 1 1 {'0' * 64}", f"1 1 1 {'0' * 64}")
+    assert found.published == (f"1 1 1 {'0' * 64}", f"3 1 1 {'0' * 64}")
+    assert looked_up(Zone({f"_25._tcp.{HOST}": tlsa(PKIX, GOOD)})).published == found.published
     assert zone.asked == [f"_25._tcp.{HOST}"]
 
 

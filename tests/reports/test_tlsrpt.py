@@ -157,6 +157,14 @@ def test_too_many_details_are_put_together_and_none_is_lost(rows: list[tuple[str
     assert len(tally.details) <= 2 + 3
 
 
+def test_a_report_is_bounded_however_many_policies_it_has() -> None:
+    """A stranger chooses whom a report goes to: its details are bounded in all, and not for each policy."""
+    details = tuple(Detail("starttls-not-supported", "", f"mx{n}", "", "", 1) for n in range(100))
+    found = in_order([Tally("sts", (f"{n}",), (), 0, details) for n in range(20)], 100)
+    assert sum(len(tally.details) for tally in found) <= 100 + 20
+    assert sum(tally.failures for tally in found) == 2000
+
+
 def test_the_mail_is_what_receivers_look_for() -> None:
     """RFC 8460 §5.3: multipart/report, its fields and Subject, the attachment and its name; Python reads it back."""
     made = packed(REPORT, REPORTER)
