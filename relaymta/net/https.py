@@ -281,37 +281,31 @@ def _both_families(addresses: list[str]) -> list[str]:
 
 
 @implementer(IStreamClientEndpoint)
-class _Metering:
-    """A TLS endpoint whose connection is metered."""
+class _MeteredEndpoint:
+    """An endpoint whose connection is metered."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint, endpoints: _Endpoints) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, metering: Metering) -> None:
         self._endpoint = endpoint
-        self._endpoints = endpoints
+        self._metering = metering
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        connected = self._endpoint.connect(cast(IProtocolFactory, _Metered(protocolFactory, self._endpoints.count)))
+        connected = self._endpoint.connect(cast(IProtocolFactory, _Metered(protocolFactory, self._metering.count)))
         return connected.addCallback(self._unwrapped)
 
     def _unwrapped(self, meter: Any) -> IProtocol:
-        self._endpoints.meter = meter
+        self._metering.meter = meter
         inner: IProtocol = meter.wrappedProtocol
         return inner
 
 
 @implementer(IAgentEndpointFactory)
-class _Endpoints:
-    """Where the Agent connects, for one request."""
+class Metering:
+    """Where an Agent connects, for one request: to what `endpoint` makes of its URI, for `limit` octets in all."""
 
-    def __init__(
-        self, reactor: Any, addresses: Addresses, options: CertificateOptions, public_only: bool, limit: int
-    ) -> None:
-        self._reactor = reactor
-        self._addresses = addresses
-        self._options = options
-        self._public_only = public_only
+    def __init__(self, endpoint: Callable[[Any], IStreamClientEndpoint], limit: int) -> None:
+        self._endpoint = endpoint
         self._left = limit
         self.meter: Any = None
-        self.creator: Verifying | None = None
 
     @property
     def over(self) -> bool:
@@ -330,8 +324,24 @@ class _Endpoints:
 
     def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
         """For the Agent."""
+        return cast(IStreamClientEndpoint, _MeteredEndpoint(self._endpoint(uri), self))
+
+
+class _Endpoints(Metering):
+    """The verified servers of the outer world."""
+
+    def __init__(
+        self, reactor: Any, addresses: Addresses, options: CertificateOptions, public_only: bool, limit: int
+    ) -> None:
+        super().__init__(self._secure, limit)
+        self._reactor = reactor
+        self._addresses = addresses
+        self._options = options
+        self._public_only = public_only
+        self.creator: Verifying | None = None
+
+    def _secure(self, uri: Any) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii").strip("[]")
         creator = self.creator = Verifying(self._options, host)
         place = _Place(self._reactor, self._addresses, host, uri.port, self._public_only)
-        secure = wrapClientTLS(cast(Any, creator), cast(IStreamClientEndpoint, place))
-        return cast(IStreamClientEndpoint, _Metering(secure, self))
+        return wrapClientTLS(cast(Any, creator), cast(IStreamClientEndpoint, place))

@@ -11,12 +11,14 @@ import json
 from base64 import b64encode
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
+from typing import Any, Final, TypeGuard, cast
 from urllib.parse import quote_plus, urlencode
 
 from attrs import field, frozen
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, ResponseDone
@@ -24,6 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from relaymta.config.secretfile import SecretError, SecretFile
+from relaymta.net.https import HEAD_MAX, Metering
 from relaymta.trust import VerifyingPolicy, believing
 
 TIMEOUT = 30.0  # seconds for one request in all; ours
@@ -32,6 +35,7 @@ ANSWER_MAX = 64 * 1024  # octets of an answer; ours, tokens have a few thousand
 EARLY = 60.0  # seconds before its end from which a token is not used any more; ours, as clocks differ
 LIFETIME = 300.0  # seconds for which a token without expires_in is kept; ours, RFC 6749 §5.1 leaves it open
 TROUBLE = 60.0  # seconds for which a refusal is remembered, so that a queue does not storm the server; ours
+_TOO_LONG: Final = "its answer is too long"
 
 
 class TokenError(Exception):
@@ -110,14 +114,26 @@ class Tokens:
             raise TokenError(str(error)) from None
         # RFC 6749 §4.4.2, §6: a form in the body
         body = FileBodyProducer(BytesIO(urlencode(fields).encode()))
-        agent = Agent(self._reactor, self._policy, connectTimeout=CONNECT_TIMEOUT)
+        metering = Metering(self._endpoint, ANSWER_MAX + HEAD_MAX)
+        # interface and implementation agree; mypy-zope cannot see it
+        agent = Agent.usingEndpointFactory(self._reactor, cast(Any, metering))
         asked: Deferred[Any] = agent.request(b"POST", self._grant.token_url.encode(), headers, body)
         asked.addCallback(_read).addTimeout(TIMEOUT, self._reactor)
         try:
             code, octets = await asked
         except Exception as error:  # noqa: BLE001 - whatever the network, TLS or HTTP had: no token
-            raise TokenError(f"{self._grant.token_url}: {_describe(error, self._policy.stranger)}") from None
+            matter = _TOO_LONG if metering.over else _describe(error, self._policy.stranger)
+            raise TokenError(f"{self._grant.token_url}: {matter}") from None
+        finally:
+            metering.abort()  # a server that goes on is not listened to
         return self._take(code, octets)
+
+    def _endpoint(self, uri: Any) -> IStreamClientEndpoint:
+        host = uri.host.decode("ascii")
+        plain = HostnameEndpoint(self._reactor, host, uri.port, timeout=CONNECT_TIMEOUT)
+        if uri.scheme != b"https":
+            return cast(IStreamClientEndpoint, plain)
+        return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), cast(IStreamClientEndpoint, plain))
 
     def _request(self) -> tuple[dict[str, str], Headers]:
         grant = self._grant
@@ -142,7 +158,7 @@ class Tokens:
         url = self._grant.token_url
         try:
             answer = json.loads(octets)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise TokenError(f"{url} answered {code}, and not with JSON")
@@ -150,7 +166,7 @@ class Tokens:
             # RFC 6749 §5.2: `error` is one of a few words; the description may say more than a log should hold
             raise TokenError(f"{url} answered {code} {_word(answer.get('error'))}".rstrip())
         value, kind = answer.get("access_token"), answer.get("token_type")
-        if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value:
+        if not _is_token(value):
             raise TokenError(f"{url} answered without a token")
         if not isinstance(kind, str) or kind.lower() != "bearer":  # RFC 6749 §7.1: others are not to be used
             raise TokenError(f"{url} gave a token that is not a bearer token")
@@ -163,7 +179,7 @@ class Tokens:
     def _renew(self, refresh: object) -> None:
         """RFC 6749 §6: a new refresh token takes the place of the old one, on disk too where we may write there."""
         file = self._grant.refresh
-        if file is None or not isinstance(refresh, str) or not refresh or refresh == self._refresh:
+        if file is None or not _is_token(refresh) or refresh == self._refresh:
             return
         try:
             before = file.read()
@@ -173,6 +189,11 @@ class Tokens:
             file.write(refresh)
         except SecretError:
             return  # kept in memory for as long as we run
+
+
+def _is_token(value: object) -> TypeGuard[str]:
+    """RFC 6749 §A.12, §A.17: printable ASCII."""
+    return isinstance(value, str) and bool(value) and value.isascii() and value.isprintable()
 
 
 class _Body(Protocol):
@@ -187,7 +208,7 @@ class _Body(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._octets += data
         if len(self._octets) > ANSWER_MAX and not self._done.called:
-            self._done.errback(TokenError("its answer is too long"))
+            self._done.errback(TokenError(_TOO_LONG))
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008 - as in Twisted

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as the_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import trustRootFromCertificates
 from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
@@ -161,6 +163,8 @@ class OauthTests(TestCase):
             ((200, {"access_token": "a", "token_type": "mac"}), "not a bearer token"),  # RFC 6749 §7.1
             ((401, {"error": "a\nb"}), "answered 401"),
             ((200, b"x" * (oauth.ANSWER_MAX + 1)), "too long"),
+            ((200, b"[" * (oauth.ANSWER_MAX - 1)), "not with JSON"),
+            ((200, b'{"a":' * 9000), "not with JSON"),
         ):
             self.server.answer = lambda _, it=answer: it  # type: ignore[misc]
             said = await self.refused(self.tokens())
@@ -190,6 +194,37 @@ class OauthTests(TestCase):
         self.server.answer = lambda _: None
         self.patch(oauth, "TIMEOUT", 0.2)
         assert "no answer in time" in await self.refused(self.tokens())
+
+    async def test_a_new_refresh_token_that_is_none_is_not_kept(self) -> None:
+        """One that no file with one line can hold would be the end of the account."""
+        for refresh in ("a\nb", "\ud800", "", 7, ["x"]):
+            answer = {"access_token": "tok", "token_type": "bearer", "refresh_token": refresh}
+            self.server.answer = lambda _, it=answer: (200, it)  # type: ignore[misc]
+            tokens = self.tokens(refresh=self.file("refresh", "r-1"))
+            tokens.discard(await tokens.get())
+            await tokens.get()
+            assert self.server.forms[-1]["refresh_token"] == "r-1"
+            assert sorted(os.listdir(self.folder)) == ["refresh", "secret"]
+
+    async def test_an_answer_that_does_not_end_is_hung_up_on(self) -> None:
+        """Time ends the connection too, headers without end do not fill the memory."""
+        self.patch(oauth, "TIMEOUT", 0.5)
+        for first, matter in (
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx", "no answer in time"),
+            (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000, "too long"),
+            (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, "too long"),
+        ):
+            gone: Deferred[None] = Deferred()
+            server = Protocol()
+            server.connectionMade = lambda it=server, said=first: it.transport.write(said)  # type: ignore
+            server.connectionLost = lambda *_, it=gone: it.callback(None)  # type: ignore
+            factory = Factory()
+            factory.noisy = False
+            factory.buildProtocol = lambda _, it=server: it  # type: ignore
+            port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+            self.addCleanup(port.stopListening)
+            assert matter in await self.refused(self.tokens(url=f"http://127.0.0.1:{port.getHost().port}/"))
+            await gone.addTimeout(5.0, reactor)
 
     async def test_a_secret_that_is_not_there(self) -> None:
         """It is no token, and the file is named."""
