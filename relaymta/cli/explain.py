@@ -16,6 +16,7 @@ from relaymta.config import ConfigError
 MARKS = {"ok": "ok", "waits": "wait", "fails": "no", "info": ""}
 QUESTION = ("address", "client", "login", "sender", "probe")
 RECORD = "record"  # the row behind the steps that carries what was answered
+PROBE = "probe"  # the step that may carry a certificate
 
 Row = dict[str, Any]
 
@@ -91,7 +92,7 @@ def _lines(steps: list[Row]) -> Iterator[str]:
         for line in row.get("details", ()):
             yield f"    {'':{width}}        {clean(str(line))}"
         certificate = row.get("certificate")
-        if certificate:
+        if certificate and row["step"] == PROBE:
             yield f"    {'':{width}}        certificate {clean(_certificate(certificate))}"
 
 

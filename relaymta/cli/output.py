@@ -31,8 +31,13 @@ class Column:
 
 
 def print_json(rows: Iterable[Any]) -> None:
-    """One JSON object a line, as they come."""
-    print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
+    """One JSON object a line, as they come; what could steer a terminal (JSON leaves 0x7f to 0x9f alone) is escaped."""
+    print_lines(map(_json, rows))
+
+
+def _json(row: Any) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(row).replace("\x7f", "\\u007f")
 
 
 def print_lines(lines: Iterable[str]) -> None:

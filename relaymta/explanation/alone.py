@@ -73,7 +73,10 @@ def explain_offline(file: str, recorded: str, arguments: Mapping[str, Any]) -> l
     """
     settings = load_settings(file).settings
     question = Question.of(arguments)
-    record = Record.of(json.loads(recorded))
+    try:
+        record = Record.of(json.loads(recorded))
+    except RecursionError:
+        raise ValueError("is nested too deep for a record") from None
     clock = Clock()
     deliveries = deliveries_of(clock, settings, record.names)
     means = deliveries.means

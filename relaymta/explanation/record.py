@@ -17,6 +17,7 @@ from relaymta.explanation.way import Way
 
 VERSION = 1
 STEP = "record"  # the row that carries it; no step of the way
+VERDICT = "tls"  # the step that a verdict consists of
 
 
 @frozen(slots=True)
@@ -37,7 +38,8 @@ class Record:
         try:
             for steps in verdicts.values():
                 for row in steps:
-                    Step.of(row)
+                    if Step.of(row).name != VERDICT:
+                        raise ValueError("has a verdict that is none of TLS")
             return cls(Noted(answers), verdicts)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"is no record of `relaymta explain`: {error!r}") from None

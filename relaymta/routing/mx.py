@@ -7,6 +7,7 @@ wrong with a next hop that the operator named. Connecting is left to delivery.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
@@ -255,8 +256,11 @@ def _loop(hop: Hop) -> Refusal:
 
 
 def _is_host_name(name: str) -> bool:
-    """RFC 5321 §2.3.5: an MX names a host; an IP address in its place is refused (RFC 1035 §3.3.9)."""
-    return not name.rpartition(".")[2].isdigit() and ":" not in name and name.isascii()
+    """RFC 5321 §2.3.5: an MX names a host; an IP address in its place is refused (RFC 1035 §3.3.9).
+
+    So is what no host is called, as names with blanks and controls: DNS takes any octets (RFC 2181 §11).
+    """
+    return bool(_NAME.fullmatch(name)) and not name.rpartition(".")[2].isdigit()
 
 
 @frozen(slots=True)
@@ -282,3 +286,4 @@ def _address(text: str) -> _Address:
 
 
 _BROADCAST = IPv4Address("255.255.255.255")
+_NAME = re.compile(r"[0-9A-Za-z_.\-]+")  # the underscore is no letter of a host's name, and hosts have it

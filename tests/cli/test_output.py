@@ -97,6 +97,14 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"a": "ü\n"}, {"b": 1}]
 
 
+def test_json_cannot_steer_a_terminal_either(capsys: pytest.CaptureFixture[str]) -> None:
+    """C1 controls, DEL and marks of direction are escaped, and mean the same to a program."""
+    row = {"reply": "\x1b[2J\x9b2J\x7f\u202e\u2028ü"}
+    print_json([row])
+    [line] = capsys.readouterr().out.split("\n")[:-1]
+    assert line.isprintable() and json.loads(line) == row
+
+
 def test_the_first_line_is_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """`head` must not wait for a buffer to fill."""
     terminal = Terminal()

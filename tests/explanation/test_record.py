@@ -47,6 +47,13 @@ def test_what_was_not_recorded_could_not_be_asked(tmp_path: Path) -> None:
     assert rows[-1]["result"] == "waits" and "c.test MX was not recorded" in rows[-1]["text"]
 
 
+def test_a_record_that_is_nested_too_deep_is_said(tmp_path: Path) -> None:
+    """A file of an enemy is a clear error too."""
+    recorded(tmp_path)
+    with pytest.raises(ValueError, match="nested too deep"):
+        explain_offline(str(tmp_path / "relaymta.toml"), "[" * 100_000, {"address": "bob@b.test"})
+
+
 def test_verdicts_are_those_of_the_record(tmp_path: Path) -> None:
     """What TLS a host had to show then is told, and not judged anew."""
     _, text = recorded(tmp_path)
@@ -68,6 +75,7 @@ def test_verdicts_are_those_of_the_record(tmp_path: Path) -> None:
         '{"relaymta": 1, "answers": {"MX b.test": 5}, "verdicts": {}}',
         '{"relaymta": 1, "answers": {}, "verdicts": {"x": [{}]}}',
         '{"relaymta": 1, "answers": {}, "verdicts": {"x": 5}}',
+        '{"relaymta": 1, "answers": {}, "verdicts": {"x": [{"step": "\\u001b[2J", "result": "ok", "text": ""}]}}',
         '{"relaymta": 1, "answers": [], "verdicts": {}}',
     ],
 )

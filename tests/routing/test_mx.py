@@ -131,9 +131,12 @@ def test_no_usable_mx_host_is_final_only_when_all_said_no() -> None:
     assert refused(Zone(exchangers, {"broken.test": FAILED})) == ("4.4.3", False)
 
 
-@pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "10.0.0.300"])
-def test_an_mx_that_names_an_address_is_refused(name: str) -> None:
-    """RFC 1035 §3.3.9: an exchanger is a name; others beside it are used."""
+@pytest.mark.parametrize(
+    "name",
+    ["192.0.2.1", "2001:db8::1", "10.0.0.300", "a\r\nb.test", "\x1b[2j.test", "a b.test", "\\xff.test", "*.test"],
+)
+def test_an_mx_that_names_no_host_is_refused(name: str) -> None:
+    """RFC 1035 §3.3.9: an exchanger is a name, and one that a host can have; others beside it are used."""
     assert refused(Zone({"example.test": [(1, name)]})) == ("5.4.4", True)
     zone = Zone({"example.test": [(1, name), (2, "a.test")]}, {"a.test": ["192.0.2.1"]})
     assert [host.name for host in found(zone)] == ["a.test"]
