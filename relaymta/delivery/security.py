@@ -90,6 +90,8 @@ class Security:
         if exemption is not None:
             case.level = exemption.level
             case.say(f"exception until {exemption.until} ({exemption.reason}): {exemption.level.value}")
+            if exemption.host and not ask.tls_optional:
+                await self._ask_whose(case)
         else:
             case.say(f"the route says {ask.level.value}")
         if case.level is TlsLevel.NONE:
@@ -171,6 +173,15 @@ class Security:
             case.result = Result.TLSA_INVALID.value
             case.say("TLS is a must, unauthenticated, since there are records")
 
+    async def _ask_whose(self, case: _Case) -> None:
+        """An exception for a host says what it shows, and not that it is a host of any domain.
+
+        Else a forged MX would lead the mail of every domain to it, past RFC 8461 §5.
+        """
+        policy = await self._sts.policy(case.ask.domain) if self._sts is not None and case.ask.by_mx else None
+        if policy is not None and str(policy.mode.name).lower() == ENFORCE and not policy.allows(case.host.name):
+            case.stranger()
+
     async def _ask_sts(self, case: _Case) -> None:
         """RFC 8461 §5: the policy of the domain whose MX we use (§3.4); DANE went before it (§2)."""
         if self._sts is None or not case.ask.by_mx:
@@ -189,8 +200,7 @@ class Security:
             if allowed:
                 case.by_sts = True
             else:
-                text = f"MTA-STS: the policy of {case.ask.domain} does not name {case.host.name}"
-                case.refuse(text, Result.VALIDATION)  # RFC 8461 §5: never delivered to such a host
+                case.stranger()
         elif mode == TESTING:
             case.tested = True
             case.result = case.result or ("" if allowed else Result.VALIDATION.value)
@@ -282,6 +292,11 @@ class _Case:
         self.result = result.value
         self.refusal = Answer(Stage.STARTTLS, trouble=Trouble.NO_TLS, text=text, status=status, result=result.value)
         self.say(f"refused: {text}")
+
+    def stranger(self) -> None:
+        """RFC 8461 §5: nothing is ever delivered to a host that the domain's policy does not name."""
+        text = f"MTA-STS: the policy of {self.ask.domain} does not name {self.host.name}"
+        self.refuse(text, Result.VALIDATION)
 
     def demanded(self, text: str) -> None:
         """Nothing of this message goes to this host, ever."""

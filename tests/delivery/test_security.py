@@ -372,7 +372,7 @@ def test_an_exception_stands_in_the_place_of_policy_until_it_ends(whom: dict[str
     world = records(EE)
     security = judge(world, now, exemption(TlsLevel.ENCRYPT, **whom))
     found = decide(TlsLevel.VERIFY, security=security)
-    assert found.mark == "encrypt" and not world.asked
+    assert found.mark == "encrypt" and world.asked == (["STS b.test"] if "host" in whom else [])
     assert found.reasons[0] == "exception until 2026-11-19 (their DANE is broken, ticket 7): encrypt"
     other = decide(security=security, host=evolve(SECURE, name="other.test"), hop=Hop("c.test"))
     assert other.reasons[0] == "the route says opportunistic"
@@ -380,6 +380,18 @@ def test_an_exception_stands_in_the_place_of_policy_until_it_ends(whom: dict[str
     assert decide(security=security).mark == "encrypt"
     now[0] = 132_800.0
     assert decide(security=security).mark.startswith("dane ")
+
+
+@pytest.mark.parametrize("level", [TlsLevel.NONE, TlsLevel.OPPORTUNISTIC, TlsLevel.ENCRYPT, TlsLevel.VERIFY])
+def test_an_exception_for_a_host_makes_it_nobodys_host(level: TlsLevel) -> None:
+    """RFC 8461 §5: a forged MX does not lead a protected domain's mail to the host that an exception is for."""
+    for mode, mx, refused in (
+        (Mode.ENFORCE, "other.test", True), (Mode.ENFORCE, HOST, False), (Mode.TESTING, "other.test", False),
+    ):  # fmt: skip
+        world = World(policies={"b.test": Policy(mode, (mx,))})
+        assert (decide(security=judge(world, None, exemption(level, host=HOST))).refusal is not None) is refused
+        assert decide(security=judge(world, None, exemption(level, domain="b.test"))).refusal is None
+        assert decide(security=judge(world, None, exemption(level, host=HOST)), tls_optional=True).refusal is None
 
 
 def test_an_exception_may_demand_dane() -> None:
