@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from itertools import zip_longest
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -270,8 +270,25 @@ class _Place:
             if not answer.records:
                 raise HttpsError(Trouble.UNREACHABLE, answer.text or f"{self._host} has no address") from None
             found = list(answer.records)
-        usable = [one for one in found if not self._public_only or ip_address(one).is_global]
+        usable = [one for one in found if not self._public_only or is_public(one)]
         return _both_families(usable)[:ADDRESSES_MAX]
+
+
+def is_public(address: str) -> bool:
+    """Whether it is one host of the internet, also where IPv6 holds an IPv4 address (RFC 4291 §2.5.5; 6to4; NAT64)."""
+    ip = ip_address(address)
+    if isinstance(ip, IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if any(ip in network for network in _HOLDING_IPV4):
+            inner = IPv4Address(ip.packed[-4:])
+        if inner is not None:
+            return is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+_HOLDING_IPV4: Final = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
 
 
 def _both_families(addresses: list[str]) -> list[str]:

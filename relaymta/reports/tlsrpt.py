@@ -144,7 +144,11 @@ def report_uris(records: Iterable[bytes]) -> tuple[str, ...]:
             continue
         if known[1] == "rua":
             uris = [uri.strip(" \t") for uri in known[2].split(",")]
-            return tuple(dict.fromkeys(uri for uri in uris if _usable(uri)))[:URIS_MAX]
+            reached: dict[str, str] = {}  # by whom it reaches: a mailbox has many URIs
+            for uri in uris:
+                if _usable(uri):
+                    reached.setdefault(str(mailbox(uri) or uri), uri)
+            return tuple(reached.values())[:URIS_MAX]
     return ()
 
 
@@ -159,7 +163,10 @@ def _usable(uri: str) -> bool:
 
 
 def mailbox(uri: str) -> Address | None:
-    """The address of a mailto: URI (RFC 6068 §2), without what else it asks for; None where it is none of ours."""
+    """The address of a mailto: URI (RFC 6068 §2), without what else it asks for; None where it is none of ours.
+
+    Nor is an address literal: a stranger does not choose which host we speak to.
+    """
     scheme, _, rest = uri.partition(":")
     if scheme.lower() != "mailto":
         return None
@@ -167,7 +174,7 @@ def mailbox(uri: str) -> Address | None:
         address = parse_mailbox(unquote(rest.partition("?")[0], errors="strict"))
     except (AddressError, UnicodeDecodeError):
         return None
-    return None if address.internationalized else address
+    return None if address.internationalized or address.domain.startswith("[") else address
 
 
 # The report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
@@ -18,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 from relaymta.net.dns import DnsSettings, Resolver
 from relaymta.net.dns_answer import Answer as DnsAnswer
 from relaymta.net.dns_answer import State
-from relaymta.net.https import Https, HttpsError, Trouble
+from relaymta.net.https import Https, HttpsError, Trouble, is_public
 from relaymta.net.mtasts_fetch import FETCH_ERROR, INVALID, WEBPKI_INVALID, Fetcher, FetchError
 from relaymta.net.mtasts_policy import Mode, StsPolicy
 from tests.delivery.certificates import ServerSide, authority
@@ -225,6 +226,18 @@ class FetchTests(TestCase):
                 await wary.post(f"https://{name}:{server.port}/", b"", "text/plain", limit=9, timeout=10)
             self.assertEqual(caught.exception.trouble, Trouble.UNREACHABLE)
         self.assertEqual(len(server.asked), 1)
+
+    async def test_which_addresses_are_public(self) -> None:
+        """Those of one host that the internet has; an IPv4 address inside an IPv6 one is looked at, too."""
+        for inside in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.1.1", "100.64.0.1"):
+            number = f"{int(ip_address(inside)):08x}"
+            high, low = number[:4], number[4:]
+            for address in (inside, f"::ffff:{inside}", f"::{inside}", f"64:ff9b::{inside}", f"2002:{high}:{low}::1"):
+                self.assertFalse(is_public(address), address)
+        for address in ("::1", "::", "fe80::1", "fec0::1", "fd00::1", "ff0e::1", "2001:db8::1", "2001::1"):
+            self.assertFalse(is_public(address), address)
+        for address in ("9.9.9.9", "2620:fe::fe", "::ffff:9.9.9.9", "64:ff9b::9.9.9.9"):
+            self.assertTrue(is_public(address), address)
 
     async def test_what_is_no_https_url(self) -> None:
         """No other scheme, no password, no port that is none."""

@@ -219,6 +219,7 @@ def test_two_mails_of_one_report_have_two_ids() -> None:
         ),
         ([b"v=TLSRPTv1; ext=1; rua=mailto:a@example.com"], ("mailto:a@example.com",)),
         ([b"v=TLSRPTv1; rua=mailto:a@example.com,mailto:a@example.com"], ("mailto:a@example.com",)),
+        ([b"v=TLSRPTv1; rua=mailto:a@b.example?x,mailto:%61@B.example"], ("mailto:a@b.example?x",)),
         ([b"other", b"v=TLSRPTv1; rua=mailto:a@example.com"], ("mailto:a@example.com",)),
         ([b"v=TLSRPTv1; rua=http://r.example/,ftp://x,mailto:nobody,https:///"], ()),
         ([b"v=TLSRPTv1; rua=mailto:a@b.example", b"v=TLSRPTv1; rua=mailto:b@b.example"], ()),
@@ -253,6 +254,9 @@ def test_any_record_is_read(octets: bytes) -> None:
         ("mailto:%0d%0aBcc:%20x@b.example", None),
         ("mailto:%ff@b.example", None),
         ("mailto:ü@b.example", None),
+        ("mailto:root@[127.0.0.1]", None),
+        ("mailto:root@%5b10.0.0.1%5d", None),
+        ("mailto:postmaster", None),
         ("https://b.example", None),
     ],
 )
