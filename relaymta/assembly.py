@@ -110,7 +110,13 @@ class Relay:
         self.spool = Fleet(shard, self._make_spool(shard), shard_of)
         self.manager = Manager(self.spool, reactor, settings.queue, self._ids, self._random.random)
         self._resolver = Resolver(reactor, settings.dns)
-        self.sts = Sts(reactor, settings.state, random=self._random.random, tell=self._tell)
+        self.sts = Sts(
+            reactor,
+            settings.state,
+            random=self._random.random,
+            tell=self._tell,
+            changed=lambda: self.deliveries.policies_changed(),
+        )
         self._refusals: Refusals | None = None
         self.deliveries = self._make_deliveries(settings)
         self.lanes: Lanes[Any] = Lanes(settings.lane_settings(self._workers), self.manager.timeline.sender, board)

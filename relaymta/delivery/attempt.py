@@ -144,6 +144,10 @@ class Deliveries:
             errand.bug()
         return result
 
+    def policies_changed(self) -> None:
+        """What a domain publishes came to be known: nothing goes on over a connection that was opened without it."""
+        self._pool.renew()
+
     def close(self, limit: float = 30.0) -> Deferred[None]:
         """Take leave of idle peers, let what runs come to its end for at most `limit` seconds, cut the rest.
 

@@ -34,12 +34,16 @@ class Key:
 
 @define(eq=False)
 class Connection:
-    """One session and who may use it. `idle` is false while it has an owner, and for ever once it is gone."""
+    """One session and who may use it. `idle` is false while it has an owner, and for ever once it is gone.
+
+    `epoch` is that of the policies by which it was opened, or found again by its key.
+    """
 
     key: Key
     sender: RelaySender
     peer: Peer
     born: float
+    epoch: int
     idle: bool = False
     idle_since: float = 0.0
     lanes: set[str] = field(factory=set)
@@ -62,6 +66,7 @@ class Pool:
         self._by_key: dict[Key, dict[Connection, None]] = {}
         self._sweeper: IDelayedCall | None = None
         self._closing = False
+        self.epoch = 0  # of the policies by which connections were decided upon
         self.on_empty: Callable[[], None] | None = None
 
     def __len__(self) -> int:
@@ -82,17 +87,23 @@ class Pool:
                 return connection
         return None
 
-    def lend_at(self, key: Key) -> Connection | None:
-        """An idle connection to this address that agrees in all else."""
+    def renew(self) -> None:
+        """Policies are others than before: who has a lane's connection next must decide anew, and finds it by key."""
+        self.epoch += 1
+        self._by_lane.clear()
+
+    def lend_at(self, key: Key, epoch: int) -> Connection | None:
+        """An idle connection to this address that agrees in all else; `epoch` is that of the caller's decision."""
         for connection in self._by_key.get(key, ()):
             if connection.idle and connection.sender.usable:
                 connection.idle = False
+                connection.epoch = epoch
                 return connection
         return None
 
-    def adopt(self, key: Key, sender: RelaySender, peer: Peer) -> Connection:
-        """Take in a new session; the caller owns it."""
-        connection = Connection(key, sender, peer, self._clock.seconds())
+    def adopt(self, key: Key, sender: RelaySender, peer: Peer, epoch: int) -> Connection:
+        """Take in a new session, decided upon in that epoch; the caller owns it."""
+        connection = Connection(key, sender, peer, self._clock.seconds(), epoch)
         self._connections.add(connection)
         sender.on_gone = lambda: self._gone(connection)
         return connection
@@ -109,10 +120,11 @@ class Pool:
             return
         connection.idle = True
         connection.idle_since = now
-        by_lane = self._by_lane.get(lane)
-        if by_lane is None:
-            by_lane = self._by_lane[lane] = {}
-        by_lane[connection] = None
+        if connection.epoch == self.epoch:
+            by_lane = self._by_lane.get(lane)
+            if by_lane is None:
+                by_lane = self._by_lane[lane] = {}
+            by_lane[connection] = None
         if lane not in connection.lanes:
             connection.lanes.add(lane)
             self._by_key.setdefault(connection.key, {})[connection] = None

@@ -25,10 +25,12 @@ FILE = "mtasts.sqlite"
 class _Teller:
     """Says as events what the policies do."""
 
-    def __init__(self, tell: Callable[[events.Event], None]) -> None:
+    def __init__(self, tell: Callable[[events.Event], None], changed: Callable[[], None]) -> None:
         self._tell = tell
+        self._changed = changed
 
     def fetched(self, domain: str, policy: StsPolicy) -> None:
+        self._changed()
         mx = ",".join(policy.mx)
         self._tell(events.StsPolicyFetched(domain, policy.mode.value, mx, policy.max_age, policy.id))
 
@@ -42,16 +44,24 @@ class _Teller:
 class Sts:
     """The policies as configured, the same object over every reload; cached in a file that all workers share.
 
-    `directory` is where that file is. While `policies` is None, MTA-STS is not looked for.
+    `directory` is where that file is. While `policies` is None, MTA-STS is not looked for. `changed` is called when a
+    policy has come.
     """
 
     def __init__(
-        self, reactor: Any, directory: str, *, random: Callable[[], float], tell: Callable[[events.Event], None]
+        self,
+        reactor: Any,
+        directory: str,
+        *,
+        random: Callable[[], float],
+        tell: Callable[[events.Event], None],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._directory = directory
         self._random = random
         self._tell = tell
+        self._changed = changed
         self.policies: Policies | None = None
 
     def configure(self, resolver: Resolver, settings: StsSettings) -> None:
@@ -66,7 +76,7 @@ class Sts:
             return
         path = os.path.join(self._directory, FILE)
         cache = Cache(State(path, SCHEMA, self._reactor.callFromThread, self._trouble), self._trouble)
-        ears = _Teller(self._tell)
+        ears = _Teller(self._tell, self._changed)
         self.policies = Policies(
             self._reactor, resolver.txt, fetch, cache, settings, random=self._random, ears=ears
         )

@@ -96,6 +96,7 @@ class Walk:
         self._tally = tally
         self._lmtp = batch.route.transport is Transport.LMTP
         self._sharing = sharing(batch.envelope, batch.route)
+        self._epoch = means.pool.epoch  # of the oldest policy that may be behind a decision
         self._tried: set[Place] = set()
         self._left = means.settings.max_addresses
         self._skipped = False  # a host was left for another attempt
@@ -199,7 +200,7 @@ class Walk:
             return False
         self._left -= 1
         key = Key(place.address, place.port, self._lmtp, decision.mark, route.source, route.account)
-        connection = means.pool.lend_at(key)
+        connection = means.pool.lend_at(key, self._epoch)
         while True:
             started = means.seconds()
             if connection is None and means.stopping():
@@ -233,7 +234,7 @@ class Walk:
         peer = Peer(
             place.host, place.address if place.port else "", sender.tls, sender.dialogue.offers.dsn, self._lmtp
         )
-        connection = means.pool.adopt(key, sender, peer)
+        connection = means.pool.adopt(key, sender, peer, self._epoch)
         if decision.requiretls and not sender.dialogue.offers.requiretls:
             sender.quit()  # RFC 8689 §4.2.1
             self._failed(place, no_requiretls(place.host), peer, means.seconds() - started)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 from relaymta import events
 from relaymta.delivery.sts import FILE, Sts
 from relaymta.net.dns import DnsSettings, Resolver
-from relaymta.net.mtasts import UNASKED, StsSettings
+from relaymta.net.mtasts import UNASKED, Mode, StsPolicy, StsSettings
 from tests.net.nameserver import Asked, NameServer, record, reply, soa
 
 
@@ -32,7 +32,7 @@ class StsTests(TestCase):
         self.resolver = Resolver(reactor, DnsSettings(servers=(self.names.address,)))
         self.addCleanup(self.resolver.close)
         self.sts = Sts(reactor, self.folder, random=lambda: 0.5, tell=self.told.append)
-        self.addCleanup(self.sts.close)
+        self.addCleanup(lambda: self.sts.close())
 
     def answer(self, asked: Asked) -> list[bytes]:
         """A record for everybody, servers failing for some, and no web server for any."""
@@ -61,6 +61,16 @@ class StsTests(TestCase):
         self.assertEqual((names.domain, names.result), ("broken.test", "dns"))
         self.assertIn("_mta-sts.broken.test", names.reason)
         self.assertIsNone(self.sts.cached("a.test"))
+
+    async def test_a_policy_that_comes_is_told_to_who_keeps_connections(self) -> None:
+        """And as an event."""
+        changed: list[int] = []
+        tell = self.told.append
+        self.sts = Sts(reactor, self.folder, random=lambda: 0.5, tell=tell, changed=lambda: changed.append(1))
+        self.sts.configure(self.resolver, StsSettings())
+        policies: Any = self.sts.policies
+        policies._ears.fetched("a.test", StsPolicy(Mode.ENFORCE, ("mx.a.test",), 86400, "1", ()))
+        assert changed == [1] and isinstance(self.told[-1], events.StsPolicyFetched)
 
     async def test_a_reload_keeps_what_is_known(self) -> None:
         """Another resolver and timeout; off and on again reads the file."""

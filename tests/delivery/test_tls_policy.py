@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -265,6 +265,43 @@ def test_no_policy_is_asked_for_on_a_connection_that_stands() -> None:
     for _ in range(3):
         place.deliver("a@b.test")
     assert world.asked == ["STS b.test"] and len(place.checked) == 1
+
+
+def test_a_connection_from_before_a_policy_serves_nobody_after_it() -> None:
+    """RFC 8461 §5: a policy that came late counts from the next message on, whatever connections stand."""
+    world = World()
+    place = house(Server(), sts=world)
+    place.deliver("a@b.test")
+    world.policies["b.test"] = Policy(mx=("other.test",))
+    place.deliveries.policies_changed()
+    [barred] = place.deliver("a@b.test")
+    assert barred.fate is Fate.DEFERRED and "does not name" in barred.text
+    world.policies.clear()
+    place.deliveries.policies_changed()
+    assert [place.deliver("a@b.test")[0].fate for _ in range(2)] == [Fate.RELAYED] * 2
+    assert len(place.checked) == 2  # the barred one and the first: the connection was found again by its key
+    assert world.asked == ["STS b.test"] * 3
+
+
+class Late(World):
+    """A policy that comes while a message goes without it."""
+
+    places: ClassVar[list[Any]] = []
+
+    async def policy(self, domain: str) -> Policy | None:
+        found = await super().policy(domain)
+        for place in self.places:
+            self.policies["b.test"] = Policy(mx=("other.test",))
+            place.deliveries.policies_changed()
+        return found
+
+
+def test_a_policy_that_comes_while_a_connection_is_opened_counts_for_the_next_message() -> None:
+    """The connection was decided upon before it."""
+    world = Late()
+    place = house(Server(), sts=world)
+    Late.places = [place]
+    assert [place.deliver("a@b.test")[0].fate for _ in range(2)] == [Fate.RELAYED, Fate.DEFERRED]
 
 
 @pytest.mark.parametrize("first", [Server, REFUSES])
