@@ -25,7 +25,7 @@ from relaymta.events import ConnectFailed, Ear, TlsChecked
 from relaymta.mail.content import Content
 from relaymta.mail.outcome import Fate
 from relaymta.net.dane_chain import Result
-from relaymta.routing.mx import Host, Refusal
+from relaymta.routing.mx import FAILURES_MAX, Host, Refusal
 from relaymta.routing.route import Hop, Transport
 from relaymta.smtp.actions import Answer, Parcel, Stage, Tls, Trouble
 from relaymta.smtp.client import RelaySender, SessionError
@@ -100,6 +100,7 @@ class Walk:
         self._tried: set[Place] = set()
         self._left = means.settings.max_addresses
         self._skipped = False  # a host was left for another attempt
+        self._unasked = 0  # hosts whose addresses could not be asked for
         self._fault: tuple[Answer, Peer] | None = None
         self._refusal: Refusal | None = None
         self._converted: Content | None = None
@@ -138,6 +139,10 @@ class Walk:
             found = host if host.addresses else await self._means.finder.resolve(host)
             if isinstance(found, Refusal):
                 self._refused(found)
+                self._unasked += found.status == "4.4.3"
+                if self._unasked >= FAILURES_MAX:
+                    self._skipped = True
+                    return False
                 continue
             decision = await decide(ask, found)
             if decision.refusal is not None:

@@ -25,6 +25,8 @@ from relaymta.routing.settings import HostSettings, Prefer
 
 HOSTS_MAX: Final = 50  # ours: hosts of one MX set that are looked at, the best ones
 ADDRESSES_MAX: Final = 16  # ours: addresses of one host
+AT_ONCE: Final = 8  # ours: hosts asked for at the same time, since all mail shares the room for questions
+FAILURES_MAX: Final = 4  # ours: hosts that could not be asked for, after which the others wait for the next attempt
 
 
 class Names(Protocol):
@@ -160,9 +162,10 @@ class HostFinder:
         levels, looped = self._levels(named, hop.port)
         if not levels:
             return _loop(hop) if looped else _no(hop, "5.4.4", f"the MX of {hop.name} names no host")
-        trouble = ""
+        trouble, failures = "", 0
         for number, level in enumerate(levels):
             found = await self._look_up([mx.name for mx in level])
+            failures += sum(one.state is State.FAILED for one in found)
             if any(self._leads_to_us(addresses, hop.port) for addresses in found):
                 looped = True
                 break
@@ -170,6 +173,8 @@ class HostFinder:
             if hosts:
                 return (*hosts, *_lazy(hop, levels[number + 1 :], answer))
             trouble = trouble or next((one.text for one in found if one.state is State.FAILED), "")
+            if failures >= FAILURES_MAX:
+                break
         if trouble:
             return Refusal("4.4.3", False, f"name server trouble: {trouble}")
         if looped and number == 0:
@@ -205,9 +210,19 @@ class HostFinder:
     # Addresses
 
     async def _look_up(self, names: Sequence[str]) -> list[Answer[str]]:
-        """The addresses of several hosts, asked for at the same time."""
-        asked = [self._names.cached_addresses(name) or self._names.addresses(name) for name in names]
-        return [one if isinstance(one, Answer) else await one for one in asked]
+        """The addresses of several hosts, asked for at the same time.
+
+        A site with many hosts whose name servers are silent must not fill the room for everybody's questions.
+        """
+        answers: list[Answer[str]] = []
+        for start in range(0, len(names), AT_ONCE):
+            if sum(one.state is State.FAILED for one in answers) >= FAILURES_MAX:
+                answers += [_UNASKED] * (len(names) - start)
+                break
+            some = names[start : start + AT_ONCE]
+            asked = [self._names.cached_addresses(name) or self._names.addresses(name) for name in some]
+            answers += [one if isinstance(one, Answer) else await one for one in asked]
+        return answers
 
     def _leads_to_us(self, answer: Answer[str], port: int) -> bool:
         return any(self._ourselves.at(_address(record).text, port) for record in answer.records)
@@ -285,5 +300,6 @@ def _address(text: str) -> _Address:
     return _Address(str(ip), ip.version, ip.is_loopback, not nobody)
 
 
+_UNASKED: Answer[str] = Answer(State.FAILED, text="too many of the hosts could not be asked for")
 _BROADCAST = IPv4Address("255.255.255.255")
 _NAME = re.compile(r"[0-9A-Za-z_.\-]+")  # the underscore is no letter of a host's name, and hosts have it

@@ -13,7 +13,7 @@ from relaymta.mail.address import parse_mailbox
 from relaymta.mail.envelope import Recipient
 from relaymta.mail.outcome import Fate, Outcome, Scope
 from relaymta.mail.reply import Reply
-from relaymta.routing.mx import Host, Refusal
+from relaymta.routing.mx import FAILURES_MAX, Host, Refusal
 from relaymta.routing.route import Hop, TlsLevel, Transport
 from tests.delivery.network import HANGS, REFUSES, Finder, house, route_to
 from tests.smtp.scripted import BODY, DROP, Server
@@ -269,6 +269,15 @@ def test_addresses_of_a_worse_host_are_looked_up_when_its_turn_comes() -> None:
     place.network.places["192.0.2.9", 25] = Server()
     (outcome,) = place.deliver("a@b.test")
     assert outcome.host == "late.b.test" and place.finder.asked == ["b.test", "none.b.test", "late.b.test"]
+
+
+def test_hosts_that_cannot_be_asked_for_end_an_attempt() -> None:
+    """A site with fifty hosts of silent name servers does not hold on to us for a quarter of an hour."""
+    lazy = {f"mx{number}.b.test": Refusal("4.4.3", False, "name server trouble") for number in range(50)}
+    hosts = {"b.test": tuple(Host(name, 25, number) for number, name in enumerate(lazy))}
+    place = house(finder=Finder(hosts, lazy))  # type: ignore[arg-type]
+    [outcome] = place.deliver("a@b.test")
+    assert (outcome.fate, outcome.status) == (Fate.DEFERRED, "4.4.3") and len(place.finder.asked) == 1 + FAILURES_MAX
 
 
 def test_a_host_that_failed_comes_last_for_a_while() -> None:

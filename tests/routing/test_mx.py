@@ -426,6 +426,29 @@ def test_what_is_known_is_found_without_waiting() -> None:
     assert zone.asked == []
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_hosts_of_silent_name_servers_do_not_fill_the_room_for_questions(step: int) -> None:
+    """Fifty of them, of one preference or of fifty, cost a few questions and make the message wait."""
+    names = [f"mx{number}.test" for number in range(50)]
+    exchangers: Any = {"example.test": [(1 + step * number, name) for number, name in enumerate(names)]}
+    zone = Zone(exchangers, dict.fromkeys(names, FAILED), slow=True)
+    results: list[Any] = []
+    Deferred.fromCoroutine(finder(zone).find(Hop("example.test"))).addBoth(results.append)
+    most = 0
+    while not results:
+        most = max(most, len(zone._waiting))
+        zone.release()
+    assert results[0].status == "4.4.3" and most <= 8 and len(zone.asked) <= 9
+    # a good one before them is tried, and those behind it are not all asked for when its turn is over
+    exchangers["example.test"].insert(0, (0, "good.test"))
+    zone = Zone(exchangers, {**dict.fromkeys(names, FAILED), "good.test": ["192.0.2.1"]})
+    hosts = finder(zone)
+    first = now(hosts.find(Hop("example.test")))
+    assert first[0].addresses == ("192.0.2.1",)
+    zone.asked.clear()
+    assert now(hosts.resolve(first[-1])).status == "4.4.3" and len(zone.asked) <= 8
+
+
 def test_addresses_of_one_preference_are_asked_for_at_once() -> None:
     """The hosts of one preference cost one round trip, not one each."""
     names = [f"mx{number}.test" for number in range(5)]
