@@ -41,6 +41,7 @@ PATIENCE = 10.0  # seconds for one stage; ours, somebody waits at a terminal
 LIMIT = 60.0  # seconds for a probe in all
 TOLD_MAX = 300  # lines of a transcript
 LINE_MAX = 300  # characters of one
+UNREADABLE = "(cannot be read)"
 _LINES = re.compile(rb"\r?\n")
 
 
@@ -281,20 +282,24 @@ def certificate_facts(sender: RelaySender) -> dict[str, Any]:
     shown = sender.transport.getPeerCertificate()
     if shown is None:
         return {}
-    certificate: x509.Certificate = shown.to_cryptography()
+    try:
+        return {"certificate": _certificate_facts(shown.to_cryptography())}
+    except Exception:  # noqa: BLE001 - what makes a library stumble is shown as nothing
+        return {"certificate": {"subject": UNREADABLE, "issuer": UNREADABLE, "names": [], "not_after": UNREADABLE}}
+
+
+def _certificate_facts(certificate: x509.Certificate) -> dict[str, Any]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         known = [str(one) for one in names.get_values_for_type(x509.DNSName)]
         known += [str(one) for one in names.get_values_for_type(x509.IPAddress)]
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         known = []
     return {
-        "certificate": {
-            "subject": _common_name(certificate.subject),
-            "issuer": _common_name(certificate.issuer),
-            "names": known,
-            "not_after": certificate.not_valid_after_utc.isoformat(),
-        }
+        "subject": _common_name(certificate.subject),
+        "issuer": _common_name(certificate.issuer),
+        "names": known,
+        "not_after": certificate.not_valid_after_utc.isoformat(),
     }
 
 

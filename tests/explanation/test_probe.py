@@ -9,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtensionOID
+from OpenSSL import crypto
 from twisted.internet import reactor as the_reactor
+from twisted.internet import ssl
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
@@ -18,17 +23,59 @@ from twisted.trial.unittest import TestCase
 from relaymta.explanation import probe as probe_module
 from relaymta.explanation.alone import deliveries_of
 from relaymta.explanation.live import Explainer, Parts
+from relaymta.explanation.probe import certificate_facts
 from relaymta.queue.lanes import LaneRow
 from relaymta.settings import load_settings
 from tests.delivery.certificates import authority
 from tests.delivery.loopback import Session
 from tests.explanation.rig import short
+from tests.net.certificates import make
 from tests.routing.zone import Zone
 from tests.smtp.auth_server import AuthServer
 from tests.smtp.scripted import DROP, Server
 
 reactor: Any = the_reactor
 HOST = "mx-probe.test"
+
+
+def presenting(names: bytes) -> ssl.CertificateOptions:
+    """A server whose subjectAltName is these octets."""
+    made = make()
+    known = made.certificate
+    extension = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(known.subject)
+        .issuer_name(known.issuer)
+        .public_key(made.key.public_key())
+        .serial_number(known.serial_number)
+        .not_valid_before(known.not_valid_before_utc)
+        .not_valid_after(known.not_valid_after_utc)
+        .add_extension(extension, critical=False)
+        .sign(made.key, hashes.SHA256())
+    )
+    return ssl.CertificateOptions(
+        privateKey=crypto.PKey.from_cryptography_key(made.key), certificate=crypto.X509.from_cryptography(certificate)
+    )
+
+
+class Broken:
+    """A session whose certificate no library can even load."""
+
+    tls = "TLSv1.3"
+
+    @property
+    def transport(self) -> Any:
+        """And all below it."""
+        return self
+
+    def getPeerCertificate(self) -> Any:
+        """The certificate."""
+        return self
+
+    def to_cryptography(self) -> Any:
+        """Fails."""
+        raise ValueError("error parsing asn1 value")
 
 
 class ProbeTests(TestCase):
@@ -142,6 +189,15 @@ class ProbeTests(TestCase):
         certificate = probe["certificate"]
         assert certificate["names"] == [HOST] and certificate["issuer"] == "relaymta test authority"
         assert certificate["not_after"] and "   (TLS begins)" in probe["details"]
+
+    async def test_a_certificate_that_cannot_be_read_is_no_bug(self) -> None:
+        """Names of kinds that no library takes, and octets that are none."""
+        for names in (b"\x30\x02\xa5\x00", b"junk"):
+            port = self.listen(lambda: Server(offers=("STARTTLS",)), presenting(names))
+            rows = await self.probe(f"[{HOST}]:{port}")
+            assert rows[-2]["result"] == "ok" and rows[-2]["certificate"]["names"] == []
+        shown = Broken()
+        assert certificate_facts(shown)["certificate"]["names"] == []  # type: ignore[arg-type]
 
     async def test_tls_that_does_not_verify(self) -> None:
         """The reason is the answer, and nothing is said in clear."""
