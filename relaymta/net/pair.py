@@ -157,8 +157,11 @@ def _covers(pattern: str, name: str) -> bool:
 def _alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):  # ValueError: an extension that cannot be read names nobody
+    except (x509.ExtensionNotFound, *_UNREADABLE):  # an extension that cannot be read names nobody
         return None
+
+
+_UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 def _read(file: str) -> bytes:

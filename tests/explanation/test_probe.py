@@ -9,10 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtensionOID
 from OpenSSL import crypto
 from twisted.internet import reactor as the_reactor
 from twisted.internet import ssl
@@ -29,7 +26,7 @@ from relaymta.settings import load_settings
 from tests.delivery.certificates import authority
 from tests.delivery.loopback import Session
 from tests.explanation.rig import short
-from tests.net.certificates import make
+from tests.net.certificates import naming
 from tests.routing.zone import Zone
 from tests.smtp.auth_server import AuthServer
 from tests.smtp.scripted import DROP, Server
@@ -40,22 +37,10 @@ HOST = "mx-probe.test"
 
 def presenting(names: bytes) -> ssl.CertificateOptions:
     """A server whose subjectAltName is these octets."""
-    made = make()
-    known = made.certificate
-    extension = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(known.subject)
-        .issuer_name(known.issuer)
-        .public_key(made.key.public_key())
-        .serial_number(known.serial_number)
-        .not_valid_before(known.not_valid_before_utc)
-        .not_valid_after(known.not_valid_after_utc)
-        .add_extension(extension, critical=False)
-        .sign(made.key, hashes.SHA256())
-    )
+    made = naming(names)
     return ssl.CertificateOptions(
-        privateKey=crypto.PKey.from_cryptography_key(made.key), certificate=crypto.X509.from_cryptography(certificate)
+        privateKey=crypto.PKey.from_cryptography_key(made.key),
+        certificate=crypto.X509.from_cryptography(made.certificate),
     )
 
 

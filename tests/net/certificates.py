@@ -11,7 +11,7 @@ from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 
 @functools.cache
@@ -55,6 +55,23 @@ class Made:
         key.chmod(mode)
         key.write_bytes(self.key_pem)
         return str(certificate), str(key)
+
+
+def naming(octets: bytes) -> Made:
+    """A certificate whose subjectAltName is these octets, whatever they are."""
+    made = make()
+    known = made.certificate
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(known.subject)
+        .issuer_name(known.issuer)
+        .public_key(made.key.public_key())
+        .serial_number(known.serial_number)
+        .not_valid_before(known.not_valid_before_utc)
+        .not_valid_after(known.not_valid_after_utc)
+        .add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, octets), critical=False)
+    )
+    return Made(builder.sign(made.key, hashes.SHA256()), made.key)
 
 
 def make(

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from relaymta.net.pair import CertificateError, all_names, read_pair
-from tests.net.certificates import key_of, make
+from tests.net.certificates import key_of, make, naming
 
 
 def encrypted_key() -> bytes:
@@ -98,6 +98,12 @@ def test_a_wildcard_stands_for_one_label() -> None:
     for name in ("example.org", "a.b.example.org", "a.example.org.evil", ".example.org"):
         assert not _covers("*.example.org", name)
     assert not _covers("m*.example.org", "mx.example.org")
+
+
+def test_names_that_cannot_be_read_are_no_bug() -> None:
+    """Those of kinds that no library takes, and octets that are none: the common name is left."""
+    for octets in (b"\x30\x02\xa5\x00", b"\x30\x03\x82\x01\xff", b"junk"):
+        assert all_names(naming(octets).certificate) == ("test",)
 
 
 def test_a_client_certificate_has_names_and_mailboxes() -> None:
