@@ -21,7 +21,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,31}"
 _RECORD = re.compile(rf"v=STSv1((?:{_DELIMITER}{_NAME}=[!-:<>-~]+)+)(?:{_DELIMITER})?")
 _TERM = re.compile(rf"{_DELIMITER}({_NAME})=([!-:<>-~]+)")
 _ID = re.compile(r"[A-Za-z0-9]{1,32}")
-_LINE = re.compile(rf"({_NAME}):[ \t]*(.*?)[ \t]*", re.DOTALL)
+_LINE = re.compile(rf"({_NAME}):(.*)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _AGE = re.compile(r"[0-9]{1,10}")
 _LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
@@ -96,10 +96,11 @@ def parse_policy(octets: bytes, ident: str) -> StsPolicy:
         term = _LINE.fullmatch(line)
         if term is None or _CONTROL.search(line):
             raise PolicyError(f"{line[:80]!r} is not a key and its value")
+        value = term[2].strip(" \t")
         if term[1] == "mx":
-            patterns.append(_pattern(term[2]))
+            patterns.append(_pattern(value))
         else:
-            known.setdefault(term[1], term[2])  # RFC 8461 §3.2: all but the first are ignored
+            known.setdefault(term[1], value)  # RFC 8461 §3.2: all but the first are ignored
     if known.get("version") != "STSv1":
         raise PolicyError("the version of the policy is not STSv1")
     mode = _mode(known.get("mode"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,19 @@ def test_the_first_of_two_counts_and_none_needs_no_mx() -> None:
     """RFC 8461 §3.2: all but the first of a field that may not be repeated are ignored; "none" has no mx."""
     twice = parse_policy(b"version: STSv1\nmode: none\nmode: enforce\nmax_age: 9\nmax_age: 5", "1")
     assert (twice.mode, twice.max_age, twice.mx) == (Mode.NONE, 9, ())
+
+
+@pytest.mark.parametrize("piece", [" ", "\t", "a ", ": ", "x", "-", "mx:"])
+def test_a_long_line_takes_no_long_time(piece: str) -> None:
+    """A policy of blanks took fourteen seconds in which nobody was served."""
+    lines = (f"x: a{piece * 60_000}b", f"{piece * 60_000}", f"mx:{piece * 60_000}", f"version:{piece * 30_000}\x01")
+    for line in lines:
+        begin = process_time()
+        try:
+            parse_policy(EXAMPLE + b"\n" + line[:60_000].encode(), "1")
+        except PolicyError:
+            pass
+        assert process_time() - begin < 0.5
 
 
 def test_a_year_is_the_longest() -> None:
