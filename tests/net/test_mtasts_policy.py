@@ -89,11 +89,11 @@ def test_the_first_of_two_counts_and_none_needs_no_mx() -> None:
 @pytest.mark.parametrize("piece", [" ", "\t", "a ", ": ", "x", "-", "mx:"])
 def test_a_long_line_takes_no_long_time(piece: str) -> None:
     """A policy of blanks took fourteen seconds in which nobody was served."""
-    lines = (f"x: a{piece * 60_000}b", f"{piece * 60_000}", f"mx:{piece * 60_000}", f"version:{piece * 30_000}\x01")
-    for line in lines:
+    much = piece * (60_000 // len(piece))
+    for line in (f"x: a{much}b", much, f"mx:{much}", f"version:{much}\x01"):
         begin = process_time()
         try:
-            parse_policy(EXAMPLE + b"\n" + line[:60_000].encode(), "1")
+            parse_policy(EXAMPLE + b"\n" + line.encode(), "1")
         except PolicyError:
             pass
         assert process_time() - begin < 0.5
