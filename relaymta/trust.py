@@ -14,9 +14,13 @@ from OpenSSL import SSL
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 from service_identity.pyopenssl import extract_patterns
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import CertificateOptions, platformTrust
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, platformTrust
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
+
+# Twisted's own, without Diffie-Hellman over numbers, whose size a server chooses: up to a second of our time for each
+# handshake.
+CIPHERS = "ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES256:ECDH+AES128:RSA+AESGCM:RSA+AES:!aNULL:!MD5:!DSS"
 
 
 def believing(trust_root: Any = None) -> CertificateOptions:
@@ -24,7 +28,10 @@ def believing(trust_root: Any = None) -> CertificateOptions:
 
     `trust_root` is Twisted's IOpenSSLTrustRoot; None is the system's.
     """
-    return CertificateOptions(trustRoot=platformTrust() if trust_root is None else trust_root)
+    return CertificateOptions(
+        trustRoot=platformTrust() if trust_root is None else trust_root,
+        acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
+    )
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -26,6 +26,9 @@ from relaymta.net.dane_chain import EXPIRED, Result
 from relaymta.smtp.actions import Verdict
 
 UNPROVEN: Final = Verdict()
+# Without ephemeral Diffie-Hellman over numbers: of the size that a server may choose for it (10,000 bits with OpenSSL)
+# one handshake took 0.9 s, in which nobody else was served. TLS 1.3 names its groups, and those are small.
+CIPHERS: Final = b"DEFAULT:!kDHE"
 _LABEL: Final = re.compile(r"[0-9A-Za-z_-]{1,63}")
 UNREADABLE: Final = Verdict("", Result.NOT_TRUSTED.value, "the certificate cannot be read", True)
 
@@ -48,8 +51,9 @@ def _trusting_all(_: SSL.Connection, __: crypto.X509, ___: int, ____: int, _____
 
 
 def open_context() -> SSL.Context:
-    """The library's own minimum version and ciphers; no certificate is looked at."""
+    """The library's own minimum version and nearly its ciphers; no certificate is looked at."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_cipher_list(CIPHERS)
     context.set_verify(SSL.VERIFY_NONE, _trusting_all)
     return context
 

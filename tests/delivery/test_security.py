@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 from attrs import evolve, field, frozen
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 
 from relaymta.delivery.policy import Ask, Decision, Exemption, demands_tls, sharing, waives_tls
 from relaymta.delivery.security import Security, demanded, result_of
-from relaymta.delivery.verification import Dane, Pkix, Unauthenticated
+from relaymta.delivery.verification import Dane, Pkix, Unauthenticated, open_context, strict_context
 from relaymta.net.dns import Answer as DnsAnswer
 from relaymta.net.dns import Kind, State
 from relaymta.net.dns import Security as Vouched
 from relaymta.routing.mx import Host
 from relaymta.routing.route import Hop, TlsLevel, Transport
 from relaymta.smtp.actions import Answer, Stage, Tls, Trouble
+from relaymta.trust import believing
 from tests.delivery.network import route_to
 from tests.smtp.scripted import envelope
 
@@ -355,6 +357,14 @@ def test_who_demands_and_who_waives() -> None:
         sharing(one, smtp) for one in (asks, evolve(asks, requiretls=False), evolve(asks, sender=None), envelope())
     }
     assert names == {smtp.lane, f"{smtp.lane};requiretls", f"{smtp.lane};tls-required=no"}
+
+
+def test_no_server_chooses_how_long_a_handshake_computes() -> None:
+    """D(HE)at, from a server: 10,000 bits of its choice cost a second for each handshake; everything else is there."""
+    for context in (open_context(), strict_context(), believing().getContext()):
+        ciphers = SSL.Connection(context, None).get_cipher_list()
+        assert not [one for one in ciphers if one.startswith(("DHE-RSA", "DHE-DSS", "ADH"))]
+        assert {"TLS_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "AES128-GCM-SHA256"} <= set(ciphers)
 
 
 # Exceptions
