@@ -367,6 +367,12 @@ def test_no_server_chooses_how_long_a_handshake_computes() -> None:
         assert {"TLS_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "AES128-GCM-SHA256"} <= set(ciphers)
 
 
+def test_a_handshake_is_not_repeated() -> None:
+    """What was proved of a peer holds for the whole session, and it does not make us compute again and again."""
+    for context in (open_context(), strict_context()):
+        assert context.set_options(0) & SSL.OP_NO_RENEGOTIATION
+
+
 # Exceptions
 
 
