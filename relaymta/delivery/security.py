@@ -76,7 +76,7 @@ class Security:
         self._contexts = Contexts(ca_file)
         self._exemptions = tuple(exemptions)
         self._now = now
-        self._broken: dict[tuple[str, int], float] = {}
+        self._broken: dict[tuple[str, str, int], float] = {}
 
     async def decide(self, ask: Ask, host: Host) -> Decision:
         """The policy in force for `host`, as a HostFinder found it with its addresses. Nothing is connected to.
@@ -111,16 +111,17 @@ class Security:
             case.require()
         return self._settle(case)
 
-    def at(self, decision: Decision, address: str, port: int) -> Decision:
+    def at(self, decision: Decision, host: str, address: str, port: int) -> Decision:
         """The decision for one address of the host: in clear where TLS is a wish and was broken minutes ago."""
-        if decision.tls is Tls.MAY and self._broken and self._avoids_tls(address, port):
+        if decision.tls is Tls.MAY and self._broken and self._avoids_tls((host, address, port)):
             return evolve(decision, tls=Tls.NEVER, creator=None, result=Result.VALIDATION.value)
         return decision
 
-    def in_clear(self, decision: Decision, answer: Answer, address: str, port: int) -> Decision | None:
+    def in_clear(self, decision: Decision, answer: Answer, host: str, address: str, port: int) -> Decision | None:
         """What to try after TLS failed with `answer`: clear text where nothing demands TLS, else nothing.
 
-        A failed handshake is remembered for minutes and not days; a peer that injects text is not rewarded.
+        A failed handshake is remembered for minutes and not days; a peer that injects text is not rewarded. It is
+        remembered of the host by this name: a server may fail for a name that somebody else has led to it.
         """
         if decision.tls is not Tls.MAY or answer.stage not in (Stage.STARTTLS, Stage.HANDSHAKE):
             return None
@@ -128,11 +129,11 @@ class Security:
             return None
         now = self._seconds()
         self._broken = {key: until for key, until in self._broken.items() if until > now}
-        self._broken[address, port] = now + self._memory
+        self._broken[host, address, port] = now + self._memory
         return evolve(decision, tls=Tls.NEVER, creator=None)
 
-    def _avoids_tls(self, address: str, port: int) -> bool:
-        until = self._broken.get((address, port))
+    def _avoids_tls(self, key: tuple[str, str, int]) -> bool:
+        until = self._broken.get(key)
         return until is not None and until > self._seconds()
 
     # One question each

@@ -19,7 +19,7 @@ from relaymta.delivery.dial import Dialer, Place, place_at
 from relaymta.delivery.login import is_about_us
 from relaymta.delivery.policy import Ask, Decision, sharing
 from relaymta.delivery.pool import Connection, Key, Pool
-from relaymta.delivery.security import Security, demanded, no_requiretls, result_of
+from relaymta.delivery.security import CLEAR, Security, demanded, no_requiretls, result_of
 from relaymta.delivery.settings import Settings
 from relaymta.events import ConnectFailed, Ear, TlsChecked
 from relaymta.mail.content import Content
@@ -228,12 +228,16 @@ class Walk:
         means = self._means
         started = means.seconds()
         try:
-            decision, sender = await self._dial(place, means.security.at(decision, place.address, place.port), key)
+            decision = means.security.at(decision, place.host, place.address, place.port)
+            decision, sender = await self._dial(place, decision, key)
         except SessionError as error:
             self._check(place, decision, result_of(error.answer), classify.reason(error.answer), error.local)
             answer = demanded(decision, error.answer)
             self._failed(place, answer, Peer(place.host, place.address), means.seconds() - started)
             return None
+        if decision.tls is Tls.NEVER and decision.mark != CLEAR.mark:
+            # In clear since TLS is broken, under this name: who comes by another one has TLS tried.
+            key = evolve(key, tls=f"{key.tls} in clear {place.host}")
         means.ailing.discard(place)
         self._check_session(place, decision, sender)
         peer = Peer(
@@ -254,7 +258,7 @@ class Walk:
                 place, decision, lmtp=self._lmtp, source=key.source, account=key.account
             )
         except SessionError as error:
-            clear = means.security.in_clear(decision, error.answer, place.address, place.port)
+            clear = means.security.in_clear(decision, error.answer, place.host, place.address, place.port)
             if clear is None:
                 raise
             self._check(place, decision, result_of(error.answer), classify.reason(error.answer), error.local)

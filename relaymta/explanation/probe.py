@@ -247,7 +247,7 @@ async def _open(dialer: Dialer, means: Means, target: Target, decision: Decision
     try:
         return await dialer.open(place, decision, lmtp=lmtp, source=route.source, account=route.account)
     except SessionError as error:
-        clear = means.security.in_clear(decision, error.answer, place.address, place.port)
+        clear = means.security.in_clear(decision, error.answer, place.host, place.address, place.port)
         if clear is None:
             raise
         return await dialer.open(place, clear, lmtp=lmtp, source=route.source, account=route.account)

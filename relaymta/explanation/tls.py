@@ -20,7 +20,7 @@ from relaymta.smtp.actions import Tls
 async def needed(means: Means, hop: Hop, route: Route, host: Host, place: Place) -> Decision:
     """What a connection to this address of the host must be, for a message without wishes of its own."""
     decision = await means.security.decide(Ask(hop, route.tls), host)
-    return means.security.at(decision, place.address, place.port)
+    return means.security.at(decision, place.host, place.address, place.port)
 
 
 async def security_steps(means: Means, hop: Hop, route: Route, host: Host, place: Place) -> list[Step]:

@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 
+from attrs import evolve
+
 from relaymta.mail.outcome import Fate
 from relaymta.routing.mx import Host
 from relaymta.routing.route import Hop, Route, TlsLevel, Transport
@@ -85,6 +87,18 @@ class LoopbackTests(Loopback):
         assert outcome.fate is Fate.RELAYED and outcome.tls == "" and len(self.servers) == 2
         await self.deliveries.close(1.0)
         assert "STARTTLS" not in self.servers[1].commands
+
+    async def test_a_handshake_that_fails_for_one_name_takes_tls_from_no_other(self) -> None:
+        """Neither what is remembered nor a connection in clear serves a domain whose host has another name."""
+        self.listen(lambda: Server(offers=("STARTTLS",)))
+        evil = self.finder.hosts["b.test"]
+        assert isinstance(evil, tuple)
+        self.finder.hosts["c.test"] = (evolve(evil[0], name="mx.c.test"),)
+        await self.deliver("a@b.test")
+        await self.deliver("a@b.test")
+        assert ["STARTTLS" in one.commands for one in self.servers] == [True, False]
+        await self.deliver("a@c.test", route=route_to("c.test"))
+        assert ["STARTTLS" in one.commands for one in self.servers] == [True, False, True, False]
 
     async def test_a_broken_handshake_where_tls_is_demanded_defers(self) -> None:
         """Nothing goes in clear under `encrypt`."""

@@ -159,14 +159,16 @@ def test_opportunistic_falls_back_and_remembers_for_minutes() -> None:
     now = [0.0]
     security = judge(None, now)
     decision = decide(security=security)
-    clear = security.in_clear(decision, HANDSHAKE, "192.0.2.1", 25)
+    clear = security.in_clear(decision, HANDSHAKE, HOST, "192.0.2.1", 25)
     assert clear is not None and (clear.tls, clear.mark) == (Tls.NEVER, decision.mark)
-    assert security.at(decision, "192.0.2.1", 25).tls is Tls.NEVER
-    assert security.at(decision, "192.0.2.2", 25).tls is Tls.MAY
+    assert security.at(decision, HOST, "192.0.2.1", 25).tls is Tls.NEVER
+    assert security.at(decision, HOST, "192.0.2.2", 25).tls is Tls.MAY
+    # a stranger's MX that leads to the same server, which knows no such name, takes nobody's TLS away
+    assert security.at(decision, "evil.test", "192.0.2.1", 25).tls is Tls.MAY
     demanding = decide(TlsLevel.ENCRYPT, security=security)
-    assert security.at(demanding, "192.0.2.1", 25).tls is Tls.MUST
+    assert security.at(demanding, HOST, "192.0.2.1", 25).tls is Tls.MUST
     now[0] = 601.0
-    assert security.at(decision, "192.0.2.1", 25).tls is Tls.MAY
+    assert security.at(decision, HOST, "192.0.2.1", 25).tls is Tls.MAY
 
 
 def test_demanded_tls_never_falls_back() -> None:
@@ -174,8 +176,8 @@ def test_demanded_tls_never_falls_back() -> None:
     security = judge()
     sts = World(policies={"b.test": Policy()})
     for found in (decide(TlsLevel.ENCRYPT), decide(TlsLevel.VERIFY), decide(world=records(EE)), decide(world=sts)):
-        assert security.in_clear(found, HANDSHAKE, "192.0.2.1", 25) is None
-    assert security.in_clear(decide(world=records(PKIX)), HANDSHAKE, "192.0.2.1", 25) is None
+        assert security.in_clear(found, HANDSHAKE, HOST, "192.0.2.1", 25) is None
+    assert security.in_clear(decide(world=records(PKIX)), HANDSHAKE, HOST, "192.0.2.1", 25) is None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_demanded_tls_never_falls_back() -> None:
 )
 def test_other_trouble_is_no_reason_for_clear_text(answer: Answer) -> None:
     """Only STARTTLS and the handshake are TLS's trouble; a peer that injects text is not rewarded."""
-    assert judge().in_clear(decide(), answer, "192.0.2.1", 25) is None
+    assert judge().in_clear(decide(), answer, HOST, "192.0.2.1", 25) is None
 
 
 # DANE
