@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 
+from relaymta.net import dane
 from relaymta.net.dane import PUBLISHED_MAX, RECORDS_MAX, Finding, Presence, Terms, Tlsa, look_up, usable, verify
 from relaymta.net.dane_chain import CertificateError, Result, covers, public_key
 from relaymta.net.dns import Answer, Kind, Security, State
@@ -259,6 +260,17 @@ def test_thousands_of_records_cost_little_and_never_become_none() -> None:
     found = looked_up(Zone({f"_25._tcp.{HOST}": tlsa(*many)}))
     assert found.presence is Presence.USABLE and sum(map(len, found.published)) <= PUBLISHED_MAX
     assert looked_up(Zone({f"_25._tcp.{HOST}": tlsa(b"\x02\x00\x00" + bytes(60_000), GOOD)})).published == ()
+
+
+def test_a_chain_of_hundreds_of_certificates_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates shown twice, and those behind a good many, are not looked at."""
+    asked: list[int] = []
+    proof = dane.verify_chain
+    monkeypatch.setattr(dane, "verify_chain", lambda *given: asked.append(1) or proof(*given))
+    stranger = issue("stranger", authority=True)
+    shown = chain(leaf(), *[stranger] * 300)
+    assert judged([record(2, 0, 1, stranger)], shown).how == "" and len(asked) == 1
+    assert judged([record(2, 0, 1, root())], chain(leaf(), middle(), *[stranger] * 10, root())).how == "DANE-TA"
 
 
 def test_no_certificate_is_no_proof() -> None:
