@@ -30,7 +30,7 @@ from relaymta.delivery.verification import Contexts, Dane, Pkix, Unauthenticated
 from relaymta.net import dane
 from relaymta.net.dane import Presence
 from relaymta.net.dane_chain import Result
-from relaymta.routing.mx import Host
+from relaymta.routing.mx import NAMES_TROUBLE, Host
 from relaymta.routing.route import TlsLevel
 from relaymta.smtp.actions import Answer, Stage, Tls, Trouble
 
@@ -42,7 +42,6 @@ _FLOORS = {
 }
 _POLICY_TROUBLE = "4.7.5"  # RFC 3463 §3.8: cryptographic failure
 _NOT_THERE = "4.7.4"  # RFC 3463 §3.8: security features not supported
-_LOOKUP_TROUBLE = "4.4.3"  # RFC 3463 §3.5: directory server failure
 _ENCRYPTION_NEEDED = "5.7.10"  # RFC 8689 §4.2.1
 _REQUIRETLS_NEEDED = "5.7.30"  # RFC 8689 §4.2.1
 
@@ -164,7 +163,7 @@ class Security:
         case.terms = terms
         if terms.presence is Presence.FAILED:
             # RFC 7672 §2.1.2: never taken for "no records", whatever the route says: that would be a downgrade.
-            case.refuse(f"DANE: {terms.text}", Result.DNSSEC_INVALID, _LOOKUP_TROUBLE)
+            case.refuse(f"DANE: {terms.text}", Result.DNSSEC_INVALID, NAMES_TROUBLE)
         elif terms.presence is Presence.USABLE:
             case.by_dane = True
         elif case.level is TlsLevel.DANE:

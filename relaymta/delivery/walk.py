@@ -25,7 +25,7 @@ from relaymta.events import ConnectFailed, Ear, TlsChecked
 from relaymta.mail.content import Content
 from relaymta.mail.outcome import Fate
 from relaymta.net.dane_chain import Result
-from relaymta.routing.mx import FAILURES_MAX, Host, Refusal
+from relaymta.routing.mx import FAILURES_MAX, NAMES_TROUBLE, Host, Refusal
 from relaymta.routing.route import Hop, Transport
 from relaymta.smtp.actions import Answer, Parcel, Stage, Tls, Trouble
 from relaymta.smtp.client import RelaySender, SessionError
@@ -100,7 +100,7 @@ class Walk:
         self._tried: set[Place] = set()
         self._left = means.settings.max_addresses
         self._skipped = False  # a host was left for another attempt
-        self._unasked = 0  # hosts whose addresses could not be asked for
+        self._unasked = 0  # hosts of which name servers said nothing
         self._fault: tuple[Answer, Peer] | None = None
         self._refusal: Refusal | None = None
         self._converted: Content | None = None
@@ -139,14 +139,14 @@ class Walk:
             found = host if host.addresses else await self._means.finder.resolve(host)
             if isinstance(found, Refusal):
                 self._refused(found)
-                self._unasked += found.status == "4.4.3"
-                if self._unasked >= FAILURES_MAX:
-                    self._skipped = True
+                if self._tires_of(found.status):
                     return False
                 continue
             decision = await decide(ask, found)
             if decision.refusal is not None:
                 self._barred(found, decision)
+                if self._tires_of(decision.refusal.status):
+                    return False
                 continue
             for address in found.addresses:
                 place = place_at(hop, host, address)
@@ -160,6 +160,12 @@ class Walk:
                 elif await self._at(place, decision):
                     return True
         return False
+
+    def _tires_of(self, status: str) -> bool:
+        """Whether name servers were silent about so many hosts that the others wait for another attempt."""
+        self._unasked += status == NAMES_TROUBLE
+        self._skipped = self._skipped or self._unasked >= FAILURES_MAX
+        return self._unasked >= FAILURES_MAX
 
     def _barred(self, host: Host, decision: Decision) -> None:
         """Policy bars the host before anybody connects to it."""

@@ -34,7 +34,7 @@ from relaymta.net.dns import Answer as NameAnswer
 from relaymta.policy.relaying import Relaying
 from relaymta.policy.verdict import Transaction
 from relaymta.queue.backoff import SPREAD, timetable
-from relaymta.routing.mx import Host, HostFinder, Names, Refusal
+from relaymta.routing.mx import FAILURES_MAX, NAMES_TROUBLE, Host, HostFinder, Names, Refusal
 from relaymta.routing.route import Hop, Route, Transport
 from relaymta.routing.router import Router
 from relaymta.settings import Settings
@@ -247,15 +247,20 @@ class Way:
             self._refused(hop, found)
             return
         most = self.grounds.settings.delivery.max_addresses
+        unasked = 0
         for position, host in enumerate(found):
+            left = ", ".join(one.name for one in found[position:])
             if len(self._targets) >= most:
-                left = ", ".join(one.name for one in found[position:])
                 self._tell("host", _INFO, f"not in one attempt, which tries {most} addresses: {left}")
+                return
+            if unasked >= FAILURES_MAX:
+                self._tell("host", _INFO, f"not in one attempt, after {unasked} that could not be asked for: {left}")
                 return
             resolved = await finder.resolve(host)
             if isinstance(resolved, Refusal):
                 self._tell("host", _WAITS, f"{host.name}: {resolved.status} {resolved.text}", host=host.name)
                 self._trouble.append((_FAILS if resolved.permanent else _WAITS, f"{resolved.status} {resolved.text}"))
+                unasked += resolved.status == NAMES_TROUBLE
                 continue
             self._host(resolved)
             for address in resolved.addresses[: most - len(self._targets)]:

@@ -26,6 +26,7 @@ from relaymta.routing.settings import HostSettings, Prefer
 HOSTS_MAX: Final = 50  # ours: hosts of one MX set that are looked at, the best ones
 ADDRESSES_MAX: Final = 16  # ours: addresses of one host
 AT_ONCE: Final = 8  # ours: hosts asked for at the same time, since all mail shares the room for questions
+NAMES_TROUBLE: Final = "4.4.3"  # RFC 3463 §3.5: directory server failure
 FAILURES_MAX: Final = 4  # ours: hosts that could not be asked for, after which the others wait for the next attempt
 
 
@@ -100,7 +101,7 @@ class HostFinder:
             return await self._only(hop, hop.name, secure=True)
         answer = self._names.cached(hop.name, MX) or await self._names.mx(hop.name)
         if answer.state is State.FAILED:
-            return Refusal("4.4.3", False, f"name server trouble: {answer.text}")
+            return Refusal(NAMES_TROUBLE, False, f"name server trouble: {answer.text}")
         if answer.state is State.NXDOMAIN:
             return _no(hop, "5.1.2", f"domain {hop.name} does not exist")
         if answer.state is State.NODATA:
@@ -118,7 +119,7 @@ class HostFinder:
             return Refusal("4.4.6", False, f"{host.name} is not nearer to the recipient than this host")
         answer = answers[-1]
         if answer.state is State.FAILED:
-            return Refusal("4.4.3", False, f"name server trouble: {answer.text}")
+            return Refusal(NAMES_TROUBLE, False, f"name server trouble: {answer.text}")
         addresses = self._usable(answer.records)
         if not addresses:
             return Refusal("4.4.4", False, f"no usable address: {answer.text or host.name}")
@@ -140,7 +141,7 @@ class HostFinder:
         """The addresses of a host that is named directly, or of a domain without MX."""
         answer = self._names.cached_addresses(name) or await self._names.addresses(name)
         if answer.state is State.FAILED:
-            return Refusal("4.4.3", False, f"name server trouble: {answer.text}")
+            return Refusal(NAMES_TROUBLE, False, f"name server trouble: {answer.text}")
         if answer.state is State.NXDOMAIN:
             return _no(hop, "5.1.2", f"host {name} does not exist")
         if answer.state is State.NODATA:
@@ -176,7 +177,7 @@ class HostFinder:
             if failures >= FAILURES_MAX:
                 break
         if trouble:
-            return Refusal("4.4.3", False, f"name server trouble: {trouble}")
+            return Refusal(NAMES_TROUBLE, False, f"name server trouble: {trouble}")
         if looped and number == 0:
             return _loop(hop)
         return _no(hop, "5.4.4", f"no MX of {hop.name} has a usable address")  # RFC 5321 §5.1: none usable

@@ -14,7 +14,10 @@ from twisted.internet.defer import Deferred
 
 from relaymta.delivery.settings import Day, Settings, TlsException
 from relaymta.mail.outcome import Fate, Outcome, Scope
-from relaymta.routing.mx import Host, Refusal
+from relaymta.net.dns import Answer as DnsAnswer
+from relaymta.net.dns import Security as Vouched
+from relaymta.net.dns import State
+from relaymta.routing.mx import FAILURES_MAX, Host, Refusal
 from relaymta.routing.route import TlsLevel
 from tests.delivery.loopback import HOST, Loopback
 from tests.delivery.network import REFUSES, Finder, house, route_to
@@ -325,6 +328,16 @@ def test_a_look_up_that_failed_keeps_a_demand_waiting() -> None:
     place = house(Server(), finder=finder)
     [outcome] = place.deliver("a@b.test", requiretls=True)
     assert (outcome.fate, outcome.status) == (Fate.DEFERRED, "4.4.3")
+
+
+def test_tlsa_that_cannot_be_asked_for_ends_an_attempt() -> None:
+    """Fifty hosts whose TLSA records nobody answers for do not hold on to a message, which waits."""
+    hosts = tuple(Host(f"mx{n}.b.test", 25, n, (f"192.0.2.{n + 1}",), True, named=True) for n in range(50))
+    failed: Any = DnsAnswer(State.FAILED, security=Vouched.FAILED, text="SERVFAIL")
+    world = World({f"_25._tcp.{host.name}": failed for host in hosts})
+    place = house(Server(), finder=Finder({"b.test": hosts}), tlsa=world)
+    [outcome] = place.deliver("a@b.test")
+    assert (outcome.fate, outcome.status) == (Fate.DEFERRED, "4.4.3") and len(world.asked) == FAILURES_MAX
 
 
 class Hanging(World):
