@@ -32,7 +32,9 @@ from relaymta.net.mtasts_policy import Mode, StsPolicy, record_id
 
 __all__ = ["UNASKED", "Asked", "Mode", "Policies", "StsPolicy", "StsSettings", "Unasked"]
 
-FETCHES_MAX: Final = 16  # at the same time; ours
+# At the same time; ours: each may take its minute (RFC 8461 §3.3), and slow web servers of a few domains, which one
+# message can name, must not keep the policies of others from coming before their mail goes without.
+FETCHES_MAX: Final = 128
 KNOWN_MAX: Final = 50_000  # domains in memory, those without a policy too; ours, about 10 MB
 LOOK_MIN: Final = 60.0  # seconds that what was found is not asked for again; ours
 LOOK_MAX: Final = 3600.0  # ours: so long a worker may miss that another fetched a new policy
@@ -40,7 +42,7 @@ FAILED_AGAIN: Final = 300.0  # RFC 8461 §3.3: five minutes or longer, before th
 LIFETIME_MIN: Final = 300.0  # ours: with a smaller max_age each message would fetch the policy
 ANOTHER_LOOK: Final = 0.25  # seconds between looks for what another worker fetches; ours
 REFRESH_LOOK: Final = 600.0  # seconds between looks for policies to refresh; ours
-REFRESH_AT_ONCE: Final = FETCHES_MAX // 2  # which leaves room for those that mail waits for
+REFRESH_AT_ONCE: Final = 8  # which leaves room for those that mail waits for; ours
 
 
 class Unasked(Enum):

@@ -150,6 +150,19 @@ class PolicyTests(TestCase):
         modes = [policy.mode for policy in [await one for one in waiting] if policy]
         self.assertEqual((modes, self.world.fetched), ([Mode.ENFORCE] * 5, ["example.test 1"]))
 
+    async def test_slow_web_servers_of_others_keep_no_policy_from_coming(self) -> None:
+        """As many as one message has recipients: the first mail to everybody else would go without its policy."""
+        domains = [f"d{number}.test" for number in range(100)]
+        self.world.records |= dict.fromkeys(domains, record("1"))
+        self.world.pages |= {domain: Deferred() for domain in domains}
+        waiting = [self.ask(domain) for domain in domains]
+        await self.until(lambda: len(self.world.fetched) >= 16)
+        self.assertEqual(await self.get(), "enforce 1")
+        for domain in domains:
+            self.world.pages[domain].callback(None)
+        for one in waiting:
+            await one
+
     async def test_workers_do_not_fetch_the_same_policy_at_the_same_time(self) -> None:
         """One asks the server, the others find what it got; or ask themselves when it died."""
         coming: Deferred[bytes] = Deferred()
