@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import Factory, Protocol
 from twisted.names import dns
 from twisted.trial.unittest import TestCase
 from twisted.web.server import NOT_DONE_YET
@@ -167,6 +168,42 @@ class FetchTests(TestCase):
 
         error = await self.fails(heady)
         self.assertIn("too large", str(error))
+
+    async def test_no_octets_of_a_server_are_a_bug(self) -> None:
+        """Each is a failure with a reason, within its time, and the connection is gone; nothing is logged."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+        for said in (
+            b"\0\xff\r\n\r\n",
+            b"hello\r\n",
+            b"HTTP/1.1 200 " + b"x" * 100_000,
+            b"HTTP/9.9 99999999999999999999 x\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nx",
+            b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000,
+            head + b"no colon\r\n\r\n",
+            head + b"X: y\r\n" * 40_000,
+            head + b"Content-Length: -5\r\n\r\nabc",
+            head + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            head + b"Content-Length: 99999999999999999999999999\r\n\r\nabcd",
+            head + b"Transfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n0\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffffffff\r\nabc\r\n",
+            head + b"Transfer-Encoding: chunked\r\n\r\n3;" + b"x" * 40_000 + b"\r\nabc\r\n0\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+        ):
+            gone: Deferred[None] = Deferred()
+            raw: Any = Protocol()
+            raw.dataReceived = lambda _, it=raw, octets=said: it.transport.write(octets)
+            raw.connectionLost = lambda *_, it=gone: it.callback(None)
+            factory: Any = Factory()
+            factory.noisy = False
+            factory.buildProtocol = lambda _, it=raw: it
+            net: Any = reactor
+            port = net.listenSSL(0, factory, authority().server("mta-sts.example.test"), interface="127.0.0.1")
+            fetcher = Fetcher(self.https, port=port.getHost().port, seconds=0.3)
+            with self.assertRaises(FetchError, msg=said[:60]):
+                await fetcher.fetch("example.test", "1")
+            await gone.addTimeout(5.0, net)
+            await port.stopListening()
 
     async def test_a_slow_server_is_left(self) -> None:
         """RFC 8461 §3.3: one minute for all of it; here less."""
