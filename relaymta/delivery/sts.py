@@ -20,6 +20,7 @@ from relaymta.net.mtasts_fetch import Fetcher
 from relaymta.store.state import State
 
 FILE = "mtasts.sqlite"
+MX_TOLD = 20  # patterns of a policy in one event; ours
 
 
 class _Teller:
@@ -31,7 +32,7 @@ class _Teller:
 
     def fetched(self, domain: str, policy: StsPolicy) -> None:
         self._changed()
-        mx = ",".join(policy.mx)
+        mx = ",".join((*policy.mx[:MX_TOLD], "...") if len(policy.mx) > MX_TOLD else policy.mx)
         self._tell(events.StsPolicyFetched(domain, policy.mode.value, mx, policy.max_age, policy.id))
 
     def failed(self, domain: str, result: str, reason: str, policy: StsPolicy | None) -> None:

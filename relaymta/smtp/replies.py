@@ -11,6 +11,7 @@ from relaymta.mail.reply import Reply
 LINE_MAX = 2048  # octets; RFC 5321 §4.5.3.1.5 says 512, and peers with long URLs in a refusal go above it
 LINES_MAX = 128  # lines of one reply; ours: the longest EHLO answers seen have about 25
 SIZE_MAX = 16 * 1024  # octets of one reply; ours
+TOLD_MAX = 4 * 1024  # octets of a reply that is kept for people; ours: it is logged and stored for each recipient
 
 Raw = tuple[int, list[bytes]]  # the code, and the text of each line without code, mark and line end
 
@@ -89,7 +90,21 @@ class ReplyReader:
 def reply_of(raw: Raw) -> Reply:
     """The reply as a value: text decoded (RFC 6531 §3.7.4.1 allows UTF-8), what is not printable made visible."""
     code, lines = raw
+    if len(lines) > 1:
+        lines = _told(lines)
     return Reply.of(code, [_clean(line) for line in lines])
+
+
+def _told(lines: list[bytes]) -> list[bytes]:
+    """As many of the lines as people are told."""
+    room = TOLD_MAX
+    kept: list[bytes] = []
+    for line in lines:
+        room -= len(line)
+        if room < 0:
+            return [*kept, b"..."]
+        kept.append(line)
+    return kept
 
 
 def _clean(line: bytes) -> str:

@@ -71,6 +71,10 @@ class StsTests(TestCase):
         policies: Any = self.sts.policies
         policies._ears.fetched("a.test", StsPolicy(Mode.ENFORCE, ("mx.a.test",), 86400, "1", ()))
         assert changed == [1] and isinstance(self.told[-1], events.StsPolicyFetched)
+        many = tuple(f"mx{number}.a.test" for number in range(500))
+        policies._ears.fetched("a.test", StsPolicy(Mode.ENFORCE, many, 86400, "1", ()))
+        told: Any = self.told[-1]
+        assert told.mx.endswith("mx19.a.test,...")  # one line of a log, whatever a stranger writes
 
     async def test_a_reload_keeps_what_is_known(self) -> None:
         """Another resolver and timeout; off and on again reads the file."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymta.mail.reply import Reply
-from relaymta.smtp.replies import LINE_MAX, LINES_MAX, Raw, ReplyReader, reply_of
+from relaymta.smtp.replies import LINE_MAX, LINES_MAX, TOLD_MAX, Raw, ReplyReader, reply_of
 
 
 def read(octets: bytes) -> list[Raw]:
@@ -86,3 +86,9 @@ def test_a_reply_as_a_value() -> None:
     """The enhanced code is taken out, text is decoded, and what cannot be printed is made visible."""
     assert reply_of((550, [b"5.1.1 no", b"5.1.1 such user"])) == Reply(550, "5.1.1", "no\nsuch user")
     assert reply_of((250, [b"2.0.0 \xc3\xa4 \xff\x1b[2J\r"])) == Reply(250, "2.0.0", "\u00e4 \\xff?[2J?")
+
+
+def test_a_reply_of_many_lines_is_kept_in_part() -> None:
+    """It is logged and stored once for each recipient: the beginning says enough."""
+    told = reply_of((550, [b"5.1.1 " + b"x" * 1000] * 16))
+    assert told.enhanced == "5.1.1" and told.text.endswith("\n...") and len(told.text) <= TOLD_MAX + 4
