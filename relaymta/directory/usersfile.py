@@ -154,7 +154,8 @@ class Editor:
             self.entries[entry.name] = entry
             self._numbers[entry.name] = number - 1
         text = octets.decode()
-        self._lines = (text if text.endswith("\n") or not text else text + "\n").splitlines(keepends=True)
+        # as they are numbered: str.splitlines() knows ends of lines that are none here, such as U+2028 in a comment
+        self._lines = [f"{line}\n" for line in text.removesuffix("\n").split("\n")] if text else []
 
     def put(self, entry: Entry) -> None:
         """Write this account, in the place of the one with its name or behind all others."""

@@ -60,6 +60,18 @@ def test_a_change_leaves_every_other_line_as_it_was(file: Path) -> None:
     assert file.read_text() == text.replace("bob senders=a.example\n", "")
 
 
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\r", "x\r"])
+def test_what_only_python_takes_for_the_end_of_a_line_shifts_no_line(file: Path, odd: str) -> None:
+    """A form feed or U+2028 in a comment: another account than the one named was written over, or removed."""
+    text = f"# ours{odd}\nann relay=no\nbob relay=no\n"
+    file.write_bytes(text.encode())
+    put(file, "ann")
+    assert file.read_bytes() == text.replace("ann relay=no", "ann").encode()
+    with Editor(str(file)) as editor:
+        editor.remove("ann")
+    assert file.read_bytes() == text.replace("ann relay=no\n", "").encode()
+
+
 def test_a_last_line_without_its_end_gets_one(file: Path) -> None:
     """As an editor may leave it."""
     file.write_text("ann")
