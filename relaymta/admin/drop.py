@@ -6,6 +6,7 @@ takes it twice, never loses it. What is no message goes to `bad/` and is told. T
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
@@ -26,6 +28,7 @@ SCAN_SECONDS = 1.0  # the safety net under the poke
 RETRY_SECONDS = 30.0  # after a temporary refusal (spool full, disk failed)
 RUNNING_MAX = 16  # messages handed over and not yet durable; ours, enough to share a sync
 LISTED_MAX = 1000  # names taken from one listing; the next one goes on
+NOT_OURS = frozenset({errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK})  # see _take
 SWEEP_AGE = 86_400.0  # seconds after which a temporary file was left by a dead sendmail
 
 Accept = Callable[[Envelope, bytes], "Deferred[None]"]
@@ -77,12 +80,19 @@ class DropWatcher:
     def start(self) -> None:
         """Make the directory if it is missing, listen for pokes, and look. Raises OSError."""
         prepare(self._directory)
-        poke = os.path.join(self._directory, POKE)
-        with suppress(FileNotFoundError):
-            os.unlink(poke)  # left by a former daemon: the spool's lock says that there is no other
-        self._port = self._reactor.listenUNIXDatagram(poke, _Poke(self._look_soon), mode=0o622)
+        self._listen()
         self._sweep()
         self._look()
+
+    def _listen(self) -> None:
+        """For pokes; we look by ourselves too, so that whoever puts something else there stops nothing."""
+        poke = os.path.join(self._directory, POKE)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(poke)  # left by a former daemon: the spool's lock says that there is no other
+            self._port = self._reactor.listenUNIXDatagram(poke, _Poke(self._look_soon), mode=0o622)
+        except (OSError, CannotListenError) as error:
+            self._tell(SpoolCorrupt(file=poke, reason=f"is in the way, so that sendmail is not heard: {error}"))
 
     def stop(self) -> Deferred[None]:
         """Take nothing more; fires when what was handed over is durable, or stays a file."""
@@ -159,8 +169,12 @@ class DropWatcher:
         except DropError as error:
             self._spoil(name, str(error))
             return
-        except OSError as error:  # a link (ELOOP), or no right to read: not what sendmail writes
-            self._spoil(name, f"cannot be read: {error.strerror}")
+        except OSError as error:
+            if error.errno in NOT_OURS:  # a link, no right to read, a socket, a lease: not what sendmail writes
+                self._spoil(name, f"cannot be read: {error.strerror}")
+            else:  # no descriptor left, a failing disk: that is ours, and passes
+                self._later[name] = self._seconds() + RETRY_SECONDS
+                self._tell(SpoolCorrupt(file=path, reason=f"cannot be read now: {error.strerror}"))
             return
         self._running.add(name)
         envelope = submission.envelope(self._seconds(), _user(uid))
@@ -221,10 +235,10 @@ def prepare(directory: str) -> None:
     One that others than its owner may write into keeps its mode: the operator may have given it to a group. One that
     only its owner may write into (as mkdir makes it) becomes everybody's to leave mail in.
     """
-    os.makedirs(directory, exist_ok=True)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    os.makedirs(os.path.join(directory, BAD), mode=0o700, exist_ok=True)  # before anybody else may make it
     if not os.stat(directory).st_mode & 0o022:
         os.chmod(directory, DIRECTORY_MODE)
-    os.makedirs(os.path.join(directory, BAD), mode=0o700, exist_ok=True)
 
 
 def _user(uid: int) -> str:

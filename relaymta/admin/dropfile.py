@@ -116,6 +116,8 @@ def read(path: str, size_max: int) -> tuple[Submission, bytes, int]:
         os.close(fd)
     if len(octets) > size_max:
         raise DropError(f"larger than {size_max} octets")
+    if not octets.count(b"\r\n") == octets.count(b"\n") == octets.count(b"\r") or b"\0" in octets:
+        raise DropError("the content has a bare CR or LF, or a NUL")  # RFC 5321 §2.3.8: it would smuggle what follows
     return _submission(head, len(octets)), octets, facts.st_uid
 
 

@@ -42,8 +42,8 @@ class Arranged:
 def arrange(octets: bytes, sender: str, name: str, hostname: str, *, recipients: bool, dots: bool) -> Arranged:
     """Make a message of what was read from standard input.
 
-    `sender` and `name` are for a From field that is missing; with `recipients` they are taken from the header, and
-    Bcc out of it; with `dots` a line with a single dot is the end. Raises MessageError.
+    `sender` and `name` are for a From field that is missing; Bcc is taken out, and with `recipients` they are those
+    that the header names; with `dots` a line with a single dot is the end. Raises MessageError.
     """
     if b"\0" in octets:
         raise MessageError("the message holds a NUL octet, which no mail may")  # RFC 5322 §4: obsolete, refused
@@ -52,14 +52,13 @@ def arrange(octets: bytes, sender: str, name: str, hostname: str, *, recipients:
         octets = octets[: end.start() + (end[0][:1] == b"\n")]
     header, body = _split(_LINE_END.sub(b"\r\n", octets))
     found = list(fields(header))
-    named: tuple[str, ...] = ()
-    if recipients:
-        named = _recipients(found)
-        found = [one for one in found if one.name not in HIDDEN_FIELDS]
+    named = _recipients(found) if recipients else ()
+    found = [one for one in found if one.name not in HIDDEN_FIELDS]  # mutt leaves them to us without -t, too
     names = {one.name for one in found}
     added = b""
     if b"from" not in names:
-        added += b"From: " + formataddr((name, sender)).encode() + b"\r\n"
+        shown = "".join(letter if letter.isprintable() else "?" for letter in name)  # no line of its own
+        added += b"From: " + formataddr((shown, sender)).encode() + b"\r\n"
     if b"date" not in names:
         added += b"Date: " + formatdate(time.time(), localtime=True).encode() + b"\r\n"
     if b"message-id" not in names:

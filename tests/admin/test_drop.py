@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from twisted.internet import reactor
@@ -246,6 +248,47 @@ def test_what_is_no_message_goes_to_bad_and_the_rest_goes_on(directory: Path) ->
     watch.watcher.start()
     assert watch.bodies == [b"good"] and watch.files() == []
     assert len(os.listdir(directory / "bad")) == 4 == len(watch.told)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM])
+def test_a_message_that_cannot_be_read_now_waits(directory: Path, error: int) -> None:
+    """No descriptor left, or a failing disk: mail for which sendmail had exited with 0 was put aside as no message."""
+    leave(str(directory), PLAIN, b"kept")
+    watch = Watch(directory)
+    with patch("relaymta.admin.drop.read", side_effect=OSError(error, os.strerror(error))):
+        watch.watcher.start()
+    assert len(watch.files()) == 1 and not watch.accepted and isinstance(watch.told[0], SpoolCorrupt)
+    watch.tick(RETRY_SECONDS)
+    watch.tick()
+    assert watch.bodies == [b"kept"] and watch.files() == []
+
+
+def test_whatever_stands_in_the_place_of_the_poke_stops_nothing(directory: Path) -> None:
+    """A directory of any user's called .poke, made while the daemon was down, kept it from ever starting again."""
+    (directory / ".poke" / "inside").mkdir(parents=True)
+    leave(str(directory), PLAIN, b"first")
+    watch = Watch(directory)
+    watch.watcher.start()
+    leave(str(directory), PLAIN, b"second")
+    watch.tick()
+    assert watch.bodies == [b"first", b"second"] and "in the way" in str(watch.told[0])
+    assert watch.watcher.stop().called
+
+
+def test_nobody_else_can_make_the_directory_of_what_is_bad(tmp_path: Path) -> None:
+    """It is there before others may write beside it, whatever the umask."""
+    modes = []
+
+    def chmod(path: str, mode: int) -> None:
+        modes.append((os.path.isdir(os.path.join(path, "bad")), os.stat(path).st_mode & 0o7777, mode))
+
+    before = os.umask(0)
+    try:
+        with patch("os.chmod", chmod):
+            prepare(str(tmp_path / "drop"))
+    finally:
+        os.umask(before)
+    assert modes == [(True, 0o700, DIRECTORY_MODE)]
 
 
 def test_other_names_are_left_alone(directory: Path) -> None:

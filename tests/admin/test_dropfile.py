@@ -34,7 +34,7 @@ def test_what_is_left_is_read_as_it_was(tmp_path: Path) -> None:
         (Address("пример", "xn--e1afmkfd.example"), Address('odd "name', "example.org")),
         Notify.SUCCESS | Notify.DELAY, Ret.HDRS, "env-7", Body.EIGHTBIT, smtputf8=True,
     )  # fmt: skip
-    octets = b"\r\n" + bytes(range(256)) * 10
+    octets = b"\r\n" + bytes(range(256)).translate(None, b"\r\n\0") * 10
     name = leave(str(tmp_path), asked, octets)
     assert taken(tmp_path) == [name] and name.endswith(".mail")
     assert read(str(tmp_path / name), 10_000) == (asked, octets, os.getuid())
@@ -221,6 +221,14 @@ def test_a_message_beyond_the_limit_is_refused(tmp_path: Path) -> None:
         stream.truncate(1 << 40)
     with pytest.raises(DropError, match="larger than"):
         read(str(sparse), 1000)
+
+
+@pytest.mark.parametrize("piece", [b"\n.\r\nMAIL FROM:<ceo@x.example>\r\n", b"a\nb\r\n", b"a\rb\r\n", b"\r\r\n", b"\0"])
+def test_content_that_would_smuggle_is_refused(tmp_path: Path, piece: bytes) -> None:
+    """Bare CR and LF (RFC 5321 §2.3.8) went on to next hops that take them for ends of lines; sendmail writes none."""
+    (tmp_path / "odd.mail").write_bytes(head(size=len(MESSAGE + piece)) + MESSAGE + piece)
+    with pytest.raises(DropError, match="bare CR or LF"):
+        read(str(tmp_path / "odd.mail"), 1000)
 
 
 def test_nothing_but_a_file_is_read(tmp_path: Path) -> None:

@@ -94,10 +94,24 @@ def test_recipients_come_out_of_the_header_and_bcc_with_them() -> None:
     assert b"bcc" not in header(made.octets) and b"to" in header(made.octets)
 
 
-def test_without_t_the_header_names_nobody_and_keeps_everything() -> None:
-    """Recipients are those of the command line; the message stays as it is."""
+def test_without_t_the_header_names_nobody() -> None:
+    """Recipients are those of the command line."""
     made = arranged(WHOLE + b"To: a@x.example\nBcc: b@x.example\n\n")
-    assert made.recipients == () and b"bcc" in header(made.octets)
+    assert made.recipients == () and b"to" in header(made.octets)
+
+
+def test_bcc_is_taken_out_where_the_command_line_names_the_recipients() -> None:
+    """Mutt leaves the field in what it gives us without -t: everybody read whom nobody should see (RFC 5322 §3.6.3)."""
+    made = arranged(WHOLE + b"To: a@x.example\nBcc: b@x.example,\n c@x.example\nbCC : d@x.example\nResent-Bcc: e\n\n")
+    assert b"@x.example" not in made.octets.replace(b"a@x.example", b"") and b"bcc" not in made.octets.lower()
+
+
+@pytest.mark.parametrize("name", ["A\nBcc: x@y\n\nb", "A\r\nX: y", "A\rB", "A\0B", "A\x1b[2J", "caf\udce9", "ü\nX: y"])
+def test_a_full_name_makes_no_field_of_its_own(name: str) -> None:
+    """-F, or the name of the user in passwd(5), with an end of line in it wrote header fields, and bare LFs."""
+    made = arrange(b"To: a@x.example\n\nbody\n", "u@h.example", name, "h.example", recipients=True, dots=False).octets
+    assert made.count(b"\n") == made.count(b"\r\n") == made.count(b"\r") == 6 and b"\0" not in made
+    assert set(header(made)) == {b"from", b"date", b"message-id", b"to"} and b"u@h.example" in header(made)[b"from"]
 
 
 def test_a_message_that_is_sent_again_goes_to_whom_it_is_sent_again() -> None:
