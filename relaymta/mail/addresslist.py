@@ -32,6 +32,38 @@ def mailboxes(text: str) -> list[str]:
     return [_mailbox(part, shown) for part, shown in _parts(text) if part]
 
 
+def asides(text: str) -> Iterator[str]:
+    """The quoted strings and comments of a list, and whatever else is no part of an address but the words of names.
+
+    What stands in them is nobody's address, and readers that guess find one there. Raises AddressListError.
+    """
+    at = 0
+    while at < len(text):
+        start = at
+        if text[at] == "(":
+            at = _comment_end(text, at)
+            yield text[start:at]
+            continue
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise AddressListError(f'"{text.strip()}" is not an address: {text[at]!r} is out of place')
+        at = match.end()
+        if match.lastgroup == "quoted" or (match.lastgroup == "atom" and "=?" in match[0]):
+            yield match[0]
+
+
+def has_route(text: str) -> bool:
+    """Whether an address of a list has a route (RFC 5322 §4.4). Raises AddressListError."""
+    angle = False
+    for kind, token in _tokens(text):
+        if angle and kind != "blank":
+            if token == "@":
+                return True
+            angle = False
+        angle = angle or token == "<"
+    return False
+
+
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
     """Kind and text of each token; comments count as blanks."""
     at = 0

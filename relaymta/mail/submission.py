@@ -7,12 +7,19 @@ nobody but the sender knows which one is meant; who may send as whom is left to 
 
 from __future__ import annotations
 
+import binascii
+import re
+from collections.abc import Iterator
+
 from relaymta.mail.address import Address, AddressError, parse_mailbox
-from relaymta.mail.addresslist import AddressListError, mailboxes
+from relaymta.mail.addresslist import AddressListError, asides, has_route, mailboxes
 from relaymta.mail.message import Edit, Prepend, Remove, count, fields, find
 
 _HIDDEN = (b"bcc", b"resent-bcc")
 _AUTHORS = frozenset((b"from", b"sender"))
+_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # RFC 5322 §4.1: obsolete at the best
+_ANGLES = re.compile(r"<([^<>@]*@[^<>]*)>")
+_ENCODED = re.compile(r"=\?[^?\s]*\?([bq])\?([^?\s]*)\?=", re.IGNORECASE)  # RFC 2047 §2
 
 
 class AuthorError(ValueError):
@@ -44,6 +51,7 @@ def authors(header: bytes) -> tuple[Address, ...]:
     """Whom the message says that it is from: the mailboxes of From and, where it stands, of Sender. Raises AuthorError.
 
     As strict as it can be: what two readers could read in two ways is refused, since one of them would be deceived.
+    "<user@example.org>" in a name or a comment counts as one of the mailboxes, for there are readers that take it.
     """
     found: dict[bytes, str] = {}
     for field in fields(header):
@@ -67,12 +75,35 @@ def authors(header: bytes) -> tuple[Address, ...]:
 
 
 def _addresses(name: str, text: str) -> tuple[Address, ...]:
+    if _CONTROL.search(text):  # some end the field there, or leave the octet out
+        raise AuthorError(f"the {name} field has a control character")
     try:
         addresses = tuple(parse_mailbox(one) for one in mailboxes(text))
+        if has_route(text):  # some take the route's host for the sender's
+            raise AuthorError(f"the {name} field has an address with a route")
+        seeming = tuple(parse_mailbox(one) for aside in asides(text) for one in _ANGLES.findall(_decoded(aside)))
     except (AddressListError, AddressError):
         raise AuthorError(f"the {name} field is not a list of addresses") from None
     if not addresses:
         raise AuthorError(f"the {name} field names nobody")
     if any("=?" in one.local for one in addresses):  # RFC 2047 §5: some decode it there, and see another address
         raise AuthorError(f"the {name} field has an encoded word in an address")
-    return addresses
+    return addresses + seeming
+
+
+def _decoded(text: str) -> str:
+    """A name as it is shown, as far as ASCII goes."""
+    return "".join(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    at = 0
+    for word in _ENCODED.finditer(text):
+        yield text[at : word.start()]
+        at, octets = word.end(), word[2].encode()
+        try:
+            octets = binascii.a2b_base64(octets) if word[1] in "Bb" else binascii.a2b_qp(octets, header=True)
+        except ValueError:
+            pass  # as it stands
+        yield octets.replace(b"\0", b"").decode("latin-1")  # UTF-16 has NULs around ASCII
+    yield text[at:]
