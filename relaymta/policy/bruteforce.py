@@ -28,6 +28,7 @@ from relaymta.store.state import State
 MARK_OCTETS = 2  # ours: one in 65,536 passwords is taken for another
 KEY_OCTETS = 32
 KEPT = 100_000  # offences, and refusals; ours: about 10 MB; the oldest are forgotten first
+LEAP = 86_400.0  # seconds ahead of which nothing is believed, for the clock was wrong when it was written; ours
 LOCAL = "local"  # the address of a client on a UNIX socket
 
 SCHEMA = """
@@ -86,12 +87,13 @@ class BruteForce:
     def refusal(self, client: str, account: str) -> Deferred[Refused | None]:
         """Whether this client may not try at this account now."""
         address, account, now = address_of(client), key_of(account), self._seconds()
+        latest = now + self.settings.refuse + LEAP
 
         def work(connection: Connection) -> Refused | None:
             found = connection.execute(
-                "SELECT until, whole FROM refusal WHERE address = ? AND (whole = 1 OR account = ?) AND until > ?"
-                " ORDER BY whole DESC LIMIT 1",
-                (address, account, now),
+                "SELECT until, whole FROM refusal WHERE address = ? AND (whole = 1 OR account = ?)"
+                " AND until > ? AND until <= ? ORDER BY whole DESC LIMIT 1",
+                (address, account, now, latest),
             ).fetchone()
             return None if found is None else Refused(found[0], bool(found[1]))
 
@@ -105,8 +107,8 @@ class BruteForce:
         address, account, now, rules = address_of(client), key_of(account), self._seconds(), self.settings
 
         def work(connection: Connection) -> Tally:
-            connection.execute("DELETE FROM offence WHERE at <= ?", (now - rules.within,))
-            connection.execute("DELETE FROM refusal WHERE until <= ?", (now,))
+            connection.execute("DELETE FROM offence WHERE at <= ? OR at > ?", (now - rules.within, now + LEAP))
+            connection.execute("DELETE FROM refusal WHERE until <= ? OR until > ?", (now, now + rules.refuse + LEAP))
             connection.execute(
                 "INSERT INTO offence VALUES (?, ?, ?, ?, 1)"
                 " ON CONFLICT DO UPDATE SET at = excluded.at, times = times + 1",

@@ -2,7 +2,9 @@
 
 Ours; no standard speaks of it. What is over is held for the operator, or refused for now, as the account or the
 configuration says. It is asked when the envelope is known and before content comes, and what is not taken after all is
-given back. What is held is not counted: it has not left. When nobody can be asked, an account with a quota has to come
+given back. What is held is not counted: it has not left; but of each account only so much is held in a day, lest one
+whose password is known to others fills the spool. What was counted at a time that is yet to come, since the clock was
+wrong then, is forgotten. When nobody can be asked, an account with a quota has to come
 again later. The rows are in store.state's database, so that workers and restarts share them.
 """
 
@@ -26,6 +28,7 @@ SPANS = {HOUR: 60, DAY: 900}  # seconds that are counted together in each; ours,
 UNCOUNTABLE = Reply(451, "4.3.0", "the quota of this account cannot be looked up, try again later")
 UNLIMITED = Quota()
 HELD = "quota"  # the reason of a hold
+HELD_PER_DAY = 1000  # messages of an account; ours, more than anybody looks through
 
 _WORDS = {HOUR: "hour", DAY: "day"}
 
@@ -37,7 +40,13 @@ CREATE TABLE IF NOT EXISTS sent (
     messages INTEGER NOT NULL,
     recipients INTEGER NOT NULL,
     PRIMARY KEY (account, span, slot)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (
+    account TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    messages INTEGER NOT NULL,
+    PRIMARY KEY (account, slot)
+) WITHOUT ROWID;
 """
 
 
@@ -82,8 +91,14 @@ class Quotas:
         quota = self.default if account.quota is None else account.quota
         if quota == UNLIMITED:
             return None
-        at, recipients = self._seconds(), len(transaction.recipients)
-        counted = self._state.run(lambda rows: count(rows, account.name, quota, recipients, at))
+        at, recipients, over = self._seconds(), len(transaction.recipients), account.over or self.over
+
+        def work(rows: sqlite3.Connection) -> tuple[Excess | None, Over]:
+            excess = count(rows, account.name, quota, recipients, at)
+            held = excess is not None and over is Over.HOLD and hold(rows, account.name, at)
+            return excess, Over.HOLD if held else Over.REFUSE
+
+        counted = self._state.run(work)
         return counted.addCallbacks(
             self._counted,
             self._not_counted,
@@ -92,12 +107,17 @@ class Quotas:
         )
 
     def _counted(
-        self, excess: Excess | None, transaction: Transaction, account: Account, recipients: int, at: float
+        self,
+        found: tuple[Excess | None, Over],
+        transaction: Transaction,
+        account: Account,
+        recipients: int,
+        at: float,
     ) -> Opinion:
+        excess, over = found
         if excess is None:
             transaction.undo = lambda: self._give_back(account.name, recipients, at)
             return None
-        over = account.over or self.over
         self._tell(
             events.QuotaExceeded(
                 transaction.session, transaction.client, account.name, excess.limit, excess.would_be, excess.allowed,
@@ -106,6 +126,7 @@ class Quotas:
         )  # fmt: skip
         if over is Over.HOLD:
             transaction.hold = HELD
+            transaction.undo = lambda: self._give_back_held(account.name, at)
             return None
         text = f"over quota: at most {excess.allowed} {excess.limit.replace('_', ' ')}"
         if excess.limit.startswith("recipients") and recipients > excess.allowed:  # it would never be less
@@ -122,6 +143,9 @@ class Quotas:
         # Failing that, the account has a message less until the time is over.
         self._state.run(lambda rows: give_back(rows, account, recipients, at)).addErrback(lambda _: None)
 
+    def _give_back_held(self, account: str, at: float) -> None:
+        self._state.run(lambda rows: give_back_held(rows, account, at)).addErrback(lambda _: None)
+
     # The operator
 
     def listing(self) -> Deferred[list[dict[str, object]]]:
@@ -133,7 +157,8 @@ class Quotas:
         """Forget what an account has sent; whether there was anything."""
 
         def forget(rows: sqlite3.Connection) -> bool:
-            return rows.execute("DELETE FROM sent WHERE account = ?", (account,)).rowcount > 0
+            sent, held = (rows.execute(f"DELETE FROM {one} WHERE account = ?", (account,)) for one in ("sent", "held"))
+            return sent.rowcount + held.rowcount > 0
 
         return self._state.run(forget)
 
@@ -144,8 +169,10 @@ def count(rows: sqlite3.Connection, account: str, quota: Quota, recipients: int,
     The time is rolling, in whole slots: what was sent counts for its hour or day and for at most a slot more.
     """
     for span, slot in SPANS.items():
-        oldest = int(now - span) // slot
-        rows.execute("DELETE FROM sent WHERE account = ? AND span = ? AND slot < ?", (account, span, oldest))
+        rows.execute(
+            "DELETE FROM sent WHERE account = ? AND span = ? AND slot NOT BETWEEN ? AND ?",
+            (account, span, *_slots(now, span, slot)),
+        )
         messages, receivers = rows.execute(
             "SELECT TOTAL(messages), TOTAL(recipients) FROM sent WHERE account = ? AND span = ?", (account, span)
         ).fetchone()
@@ -161,6 +188,35 @@ def count(rows: sqlite3.Connection, account: str, quota: Quota, recipients: int,
 def give_back(rows: sqlite3.Connection, account: str, recipients: int, at: float) -> None:
     """Take back what was counted at that time."""
     _add(rows, account, -1, -recipients, at)
+
+
+def hold(rows: sqlite3.Connection, account: str, now: float) -> bool:
+    """Count one message that is held, unless too many are: then nothing is counted."""
+    slot = SPANS[DAY]
+    rows.execute(
+        "DELETE FROM held WHERE account = ? AND slot NOT BETWEEN ? AND ?", (account, *_slots(now, DAY, slot))
+    )
+    [messages] = rows.execute("SELECT TOTAL(messages) FROM held WHERE account = ?", (account,)).fetchone()
+    if messages >= HELD_PER_DAY:
+        return False
+    rows.execute(
+        "INSERT INTO held VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET messages = messages + 1",
+        (account, int(now) // slot),
+    )
+    return True
+
+
+def give_back_held(rows: sqlite3.Connection, account: str, at: float) -> None:
+    """Take back what was counted as held at that time."""
+    rows.execute(
+        "UPDATE held SET messages = MAX(messages - 1, 0) WHERE account = ? AND slot = ?",
+        (account, int(at) // SPANS[DAY]),
+    )
+
+
+def _slots(now: float, span: int, slot: int) -> tuple[int, int]:
+    """The first and the last slot that count; the one after now's is of a clock that was set back a little."""
+    return int(now - span) // slot, int(now) // slot + 1
 
 
 def _add(rows: sqlite3.Connection, account: str, messages: int, recipients: int, at: float) -> None:
@@ -182,9 +238,10 @@ def _add(rows: sqlite3.Connection, account: str, messages: int, recipients: int,
 
 def _listing(rows: sqlite3.Connection, now: float) -> list[dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
+    rows.execute("DELETE FROM held WHERE slot NOT BETWEEN ? AND ?", _slots(now, DAY, SPANS[DAY]))
     for span, slot in SPANS.items():
-        oldest = int(now - span) // slot
-        rows.execute("DELETE FROM sent WHERE span = ? AND slot < ?", (span, oldest))  # of accounts that came no more
+        # of accounts that came no more
+        rows.execute("DELETE FROM sent WHERE span = ? AND slot NOT BETWEEN ? AND ?", (span, *_slots(now, span, slot)))
         word = _WORDS[span]
         for account, messages, recipients in rows.execute(
             "SELECT account, SUM(messages), SUM(recipients) FROM sent WHERE span = ? GROUP BY account", (span,)

@@ -63,6 +63,13 @@ class TestDovecot(AccountsCase):
         await gatherResults([self.assertFailure(self.password(accounts, *one), UnauthorizedLogin) for one in wrong])
 
 
+    async def test_two_connections_of_one_process_are_two_clients(self) -> None:
+        """At a reload, and when several log in first: Dovecot is content with one process id for all of them."""
+        accounts = [self.directory() for _ in range(2)]
+        asked = [self.password(one, name, "pencil") for one in accounts for name in ("ann", "Ann", "ANN", "aNN")]
+        self.assertEqual({account.name for account in await gatherResults(asked)}, {"ann"})
+
+
 class TestTheProtocol(SynchronousTestCase):
     """A service whose every octet we choose."""
 

@@ -78,6 +78,18 @@ def test_offences_lapse(rig: Rig) -> None:
     assert rig.refused(CLIENT, "alice") is None
 
 
+def test_a_clock_that_ran_ahead_bars_nobody(tmp_path: Path) -> None:
+    """Who was refused while the clock was years ahead was refused until that time came."""
+    ahead, right = Rig(tmp_path / "auth.sqlite"), Rig(tmp_path / "auth.sqlite")
+    ahead.clock.advance(10 * 365 * 86_400.0)
+    for guess in (b"a", b"b", b"c"):
+        ahead.fail(CLIENT, "alice", guess)
+    assert ahead.refused(CLIENT, "alice") is not None and right.refused(CLIENT, "alice") is None
+    assert right.fail(CLIENT, "alice", b"d").offences == 1
+    for rig in (ahead, right):
+        rig.state.close()
+
+
 def test_a_success_clears_its_own_account_alone(rig: Rig) -> None:
     """Who guesses at others is not absolved by logging in as himself."""
     for name in "abcde":

@@ -17,7 +17,7 @@ from relaymta import events
 from relaymta.directory.account import Account, Over, Quota
 from relaymta.mail.address import Address
 from relaymta.mail.envelope import Recipient
-from relaymta.policy.quota import DAY, HOUR, SCHEMA, SPANS, UNCOUNTABLE, Quotas, count, give_back
+from relaymta.policy.quota import DAY, HOUR, SCHEMA, SPANS, UNCOUNTABLE, Quotas, count, give_back, give_back_held
 from relaymta.policy.verdict import Transaction, Verdict
 from relaymta.store.state import State
 
@@ -80,10 +80,41 @@ def test_what_is_over_is_held_by_default(office: Office) -> None:
     assert office.send(account)[1].hold == ""
     for _ in range(2):
         said, transaction = office.send(account)
-        assert (said, transaction.hold, transaction.undo) == ("", "quota", None)
+        assert (said, transaction.hold) == ("", "quota")
     assert [event.over for event in office.told if isinstance(event, events.QuotaExceeded)] == ["hold", "hold"]
     office.now += HOUR + SPANS[HOUR]
     assert office.send(account)[1].hold == ""
+
+
+def test_what_is_held_has_an_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account whose password is known to others filled the spool with held messages, for everybody."""
+    monkeypatch.setattr("relaymta.policy.quota.HELD_PER_DAY", 2)
+    account = Account("app", quota=Quota(messages_per_hour=1))
+    assert [office.send(account)[1].hold for _ in range(3)] == ["", "quota", "quota"]
+    assert office.send(account)[0] == "451 4.7.1 over quota: at most 1 messages per hour, try again later"
+    assert office.told[-1] == events.QuotaExceeded("s1", "192.0.2.1", "app", "messages_per_hour", 2, 1, "refuse")
+    assert office.send(Account("other", quota=account.quota))[0] == ""
+    office.now += DAY + SPANS[DAY]
+    assert [office.send(account)[1].hold for _ in range(2)] == ["", "quota"]
+    rows = sqlite3.connect(office.path)
+    give_back_held(rows, "app", office.now)
+    rows.commit()
+    rows.close()
+    assert [office.send(account)[1].hold for _ in range(3)] == ["quota", "quota", ""]
+    assert office.do(lambda quotas: quotas.reset("app")) is True
+    assert [office.send(account)[1].hold for _ in range(2)] == ["", "quota"]
+
+
+def test_a_clock_that_ran_ahead_bars_nobody(office: Office) -> None:
+    """What was sent while the clock was years ahead counted until that time came."""
+    account = Account("app", quota=Quota(messages_per_hour=1, messages_per_day=1), over=Over.REFUSE)
+    office.now += 10 * 365 * DAY
+    assert office.send(account)[0] == ""
+    office.now = NOW
+    assert [office.send(account)[0][:3] for _ in range(2)] == ["", "451"]
+    office.now -= 30  # a second or a minute is no such thing
+    assert office.send(account)[0][:3] == "451"
+    assert office.do(lambda quotas: quotas.listing())[0]["messages_day"] == 1
 
 
 def test_a_message_that_never_fits_is_refused_for_good(office: Office) -> None:
@@ -158,7 +189,7 @@ sendings = st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 4), st.boolea
 def test_no_window_ever_holds_more_than_the_quota(steps: list[tuple[int, int, bool]], quota: Quota) -> None:
     """Of what was counted, any rolling hour or day has at most what is allowed; what is given back counts no more."""
     rows = sqlite3.connect(":memory:", isolation_level=None)
-    rows.execute(SCHEMA)
+    rows.executescript(SCHEMA)
     now, sent = NOW, list[tuple[float, int]]()
     for step, recipients, kept in steps:
         now += step
