@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -16,6 +17,7 @@ from attrs import frozen
 ENVIRONMENT = "RELAYMTA_CONFIG"
 DEFAULT = "/etc/relaymta/relaymta.toml"
 QUICKSTART = "etc/relaymta/quickstart.toml"  # in a checkout, where nothing is installed
+CHECKOUT = str(Path(__file__).resolve().parents[2])
 
 
 @frozen(slots=True)
@@ -46,8 +48,8 @@ def find_file(named: str = "") -> str:
         return named
     if os.environ.get(ENVIRONMENT):
         return os.environ[ENVIRONMENT]
-    if not os.path.exists(DEFAULT) and os.path.exists(QUICKSTART):
-        return QUICKSTART
+    if not os.path.exists(DEFAULT) and os.path.exists(QUICKSTART) and os.getcwd() == CHECKOUT:
+        return QUICKSTART  # ours, and not one that somebody left in a folder where root happens to be
     return DEFAULT
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from relaymta.cli.installation import DEFAULT, ENVIRONMENT, find_file
-from relaymta.cli.output import CommandFailedError
+from relaymta.cli.output import CommandFailedError, clean
 
 # which module runs a command
 MODULES = {
@@ -50,7 +50,8 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except CommandFailedError as error:
-        print(f"relaymta: {error}", file=sys.stderr)
+        said = "\n".join(map(clean, str(error).split("\n")))  # the daemon may quote what a peer has said
+        print(f"relaymta: {said}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # whoever read has seen enough, as in `relaymta queue list | head`; nothing is left for Python to flush

@@ -13,6 +13,7 @@ import pytest
 
 from relaymta.cli.installation import DEFAULT, ENVIRONMENT, QUICKSTART, connectable, find_file, look
 from relaymta.cli.main import MODULES, main, parser
+from relaymta.cli.output import CommandFailedError
 from relaymta.cli.queue import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,6 +199,8 @@ def test_the_configuration_is_looked_for_in_its_places(tmp_path: Path, monkeypat
         assert find_file() == DEFAULT
         (tmp_path / "etc" / "relaymta").mkdir(parents=True)
         (tmp_path / QUICKSTART).write_text("")
+        assert find_file() == DEFAULT  # root in a folder of somebody's did what a file there said
+        monkeypatch.setattr("relaymta.cli.installation.CHECKOUT", str(tmp_path))
         assert find_file() == QUICKSTART
     monkeypatch.setenv(ENVIRONMENT, "elsewhere")
     assert find_file() == "elsewhere" and find_file("named") == "named"
@@ -247,3 +250,16 @@ def test_every_command_has_a_module() -> None:
     """A command of the parser is run by somebody."""
     [commands] = [action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
     assert set(commands) == set(MODULES)
+
+
+def test_an_error_holds_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the daemon says may quote a peer; its lines stay lines."""
+
+    def run(_: object) -> int:
+        raise CommandFailedError("first\x1b[2J\nsecond\x9b\u202e")
+
+    monkeypatch.setattr("relaymta.cli.status.run", run)
+    assert main(["version"]) == 1
+    assert capsys.readouterr().err == "relaymta: first\\x1b[2J\nsecond\\x9b\\u202e\n"
