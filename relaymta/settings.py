@@ -23,6 +23,7 @@ from OpenSSL import SSL
 
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.loader import Loaded, load
+from relaymta.config.openness import are_everybody, is_changeable, is_wide
 from relaymta.config.privileges import may_write
 from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.account import AccountSettings, check_accounts, exposed, unreadable
@@ -340,6 +341,8 @@ def _check_relay(relay: RelaySettings) -> Iterator[tuple[str, str]]:
     for position, network in enumerate(relay.networks):
         if network.prefixlen == 0:
             yield f"relay.networks[{position}]", f"{network} is everybody: that would be an open relay"
+    if are_everybody(relay.networks):
+        yield "relay.networks", "together these are everybody: that would be an open relay"
     for position, domain in enumerate(relay.domains):
         key, name = f"relay.domains[{position}]", domain.removeprefix(".")
         try:
@@ -466,6 +469,7 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.admin.http:
         yield "admin.http", f"the console {NOT_YET}: nothing is served there"
     yield from machine.doubts(settings.users, settings.user)
+    yield from _doubt_openness(settings)
     yield from certificates.doubts(settings.tls, settings.certificates, time.time(), settings.user)
     yield from _doubts_of_tls(settings)
 
@@ -486,6 +490,26 @@ def _idle_keys(settings: Settings) -> Iterator[tuple[str, str]]:
     report = settings.tls_report
     if not report.sender and (report.organization or report.contact):
         yield "tls_report.from", 'is not given, and nothing is reported without; write from = "tls-reports@example.org"'
+
+
+def _doubt_openness(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What lets in more than was probably meant."""
+    trusted = [("relay.networks", settings.relay.networks)]
+    for position, listener in enumerate(settings.listeners):
+        trusted += [
+            (f"listener[{position}].{key}", getattr(listener, key)) for key in ("proxy", "xclient", "xforward")
+        ]
+    for key, networks in trusted:
+        for position, network in enumerate(networks):
+            if is_wide(network):
+                yield f"{key}[{position}]", f"{network} is wider than any network of one's own"
+    for position, domain in enumerate(settings.relay.domains):
+        if domain.startswith(".") and "." not in domain[1:]:
+            yield f"relay.domains[{position}]", f'"{domain}" is a whole top level: anyone may send there by us'
+    for key, folder in settings.folders:
+        place = _nearest(folder)
+        if is_changeable(place):
+            yield key, f"everybody on this machine may write in {place}, and put something else in its place"
 
 
 def _doubts_of_tls(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -175,6 +175,10 @@ OAUTH = '[[account]]\nname = "a"\nusername = "u"\n[account.oauth]\ntoken_url = "
         ('[relay]\nnetworks = ["0.0.0.0/0"]',
          "2: relay.networks[1]: 0.0.0.0/0 is everybody: that would be an open relay"),
         ('[relay]\nnetworks = ["::/0"]', "2: relay.networks[1]: ::/0 is everybody: that would be an open relay"),
+        ('[relay]\nnetworks = ["0.0.0.0/1", "128.0.0.0/1"]',
+         "2: relay.networks: together these are everybody: that would be an open relay"),
+        ('[[listener]]\nname = "x"\naddress = "[::1]:25"\nxclient = ["0.0.0.0/1", "128.0.0.0/1"]',
+         "4: listener[1].xclient: together these are everybody: anyone could say to be anyone"),
         ('[relay]\ndomains = ["a b"]',
          '2: relay.domains[1]: "a b": malformed domain; write "example.org", or ".example.org" for its subdomains'),
         ('[relay]\ndomains = [".bücher.example"]',
@@ -418,6 +422,22 @@ def test_the_shipped_files_are_right(name: str) -> None:
     if name == "quickstart.toml":
         assert [listener.address for listener in loaded.settings.listeners] == [SocketAddress("127.0.0.1", 2525)]
         assert [str(route.to) for route in loaded.settings.routes] == ["[127.0.0.1]:2526"]
+
+
+def test_what_lets_in_more_than_was_meant_is_told(file: Path) -> None:
+    """Networks as wide as half the world, a top level as a domain of ours, and folders that are everybody's."""
+    shared = file.parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    made = settings(
+        file,
+        f'spool = "{shared}/spool"\n[[listener]]\nname = "x"\naddress = "[::1]:25"\nproxy = ["64.0.0.0/3"]\n'
+        f'[relay]\nnetworks = ["10.0.0.0/8", "2000::/3"]\ndomains = ["lan", ".lan.example", ".com"]\n'
+        f'[admin]\nsocket = "{shared}/control.sock"\n',
+    )
+    told = dict(doubts(made))
+    wanted = {"spool", "admin.socket", "listener[0].proxy[0]", "relay.networks[1]", "relay.domains[2]"}
+    assert wanted <= set(told) and not {"relay.networks[0]", "relay.domains[0]", "relay.domains[1]"} & set(told)
 
 
 def test_a_rate_is_for_the_host(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from relaymta.config.openness import is_changeable
 from relaymta.config.privileges import is_public, may_read, to_let_in
 from relaymta.directory.secrets import read_secret
 from relaymta.directory.settings import UserSettings
@@ -52,8 +53,13 @@ def doubts(users: UserSettings, user: str = "") -> Iterator[tuple[str, str]]:
             continue
         if is_public(file):
             yield key, f"everybody on this machine may read {file}; chmod o-rwx"
+        elif is_changeable(file):
+            yield key, f"everybody on this machine may change {file}; chmod o-rwx"
         elif not may_read(file, user):
             yield key, f"{user}, who the daemon becomes, may not read {file}: {to_let_in(user, file)}"
+    program = users.checkpassword.program
+    if program and is_changeable(program[0]):
+        yield "users.checkpassword.program", f"everybody on this machine may change {program[0]}; chmod o-w"
 
 
 def _refused_by_libpq(url: str) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from attrs import Factory, field, frozen
 
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.kinds import Network
+from relaymta.config.openness import are_everybody
 from relaymta.smtp.wishes import HOLD_MAX
 
 DAY = 86_400.0
@@ -147,6 +148,8 @@ class ListenerSettings:
             for position, network in enumerate(getattr(self, key)):
                 if network.prefixlen == 0:
                     yield f"{key}[{position}]", f"{network} is everybody: anyone could say to be anyone"
+            if are_everybody(getattr(self, key)):
+                yield key, "together these are everybody: anyone could say to be anyone"
         if self.tls is TlsMode.NONE:
             for key in ("tls_client_certificates", "tls_client_ca"):
                 if getattr(self, key):

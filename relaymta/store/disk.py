@@ -75,7 +75,6 @@ class Disk(Protocol):
 class RealDisk:
     """The kernel's own."""
 
-    open = staticmethod(os.open)
     close = staticmethod(os.close)
     pread = staticmethod(os.pread)
     write = staticmethod(os.write)
@@ -89,6 +88,9 @@ class RealDisk:
         libc = ctypes.CDLL(None, use_errno=True)
         self._syncfs = getattr(libc, "syncfs", None)
         self.has_syncfs = self._syncfs is not None and reports_syncfs(os.uname().sysname, os.uname().release)
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        return os.open(path, flags, mode)  # whose own default is 0777: who may open a lock can keep us from taking it
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size

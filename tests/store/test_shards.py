@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_a_shard_has_one_owner_at_a_time(disk: SimDisk | RealDisk, tmp_path: Pat
     first.release()
     first.release()
     claim(disk, path).release()
+
+
+def test_nobody_else_may_open_what_is_in_the_spool(tmp_path: Path) -> None:
+    """Its own folder may be passed through by all: who could open its lock could take it, and we would never start."""
+    before = os.umask(0)
+    try:
+        claim(RealDisk(), f"{tmp_path}/spool").release()
+    finally:
+        os.umask(before)
+    assert os.stat(f"{tmp_path}/spool/lock").st_mode & 0o777 == 0o600
 
 
 def test_ownerless_shards_are_adopted_and_others_left_alone() -> None:
