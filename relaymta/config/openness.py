@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
-WIDEST = {4: 8, 6: 16}  # bits; ours: no holder of addresses has more than a /8, or a /16 of IPv6 (RFC 7020 §2.2)
+WIDEST = {4: 8, 6: 16}  # bits; ours: no holder of addresses has more than a /8, or a /16 of IPv6
 
 Network = IPv4Network | IPv6Network
 
@@ -19,7 +19,7 @@ def are_everybody(networks: Iterable[Network]) -> bool:
         return False
     four = collapse_addresses(one for one in found if isinstance(one, IPv4Network))
     six = collapse_addresses(one for one in found if isinstance(one, IPv6Network))
-    return any(one.prefixlen == 0 for one in (*four, *six))
+    return any(one.prefixlen == 0 for one in four) or any(one.prefixlen == 0 for one in six)
 
 
 def is_wide(network: Network) -> bool:
