@@ -24,7 +24,7 @@ from relaymta import events
 from relaymta.admin.authcommands import AuthCommands
 from relaymta.admin.commands import RelayCommands
 from relaymta.admin.control import Arguments, Command, CommandError, Rows
-from relaymta.admin.drop import DropWatcher
+from relaymta.admin.drop import DropRefusedError, DropWatcher
 from relaymta.admin.queuecommands import QueueCommands
 from relaymta.admin.quotacommands import QuotaCommands
 from relaymta.admin.recorder import Recorder
@@ -37,9 +37,11 @@ from relaymta.delivery.refusals import Refusals
 from relaymta.delivery.sts import Sts
 from relaymta.directory.accounts import Accounts
 from relaymta.directory.maker import make_directory
+from relaymta.mail.content import header_of
 from relaymta.mail.envelope import Envelope
 from relaymta.mail.queueid import IdMaker, shard_of
 from relaymta.mail.reply import Reply
+from relaymta.mail.trace import HOPS_MAX, hops
 from relaymta.net.certificates import days_left, sources
 from relaymta.net.dns import Resolver
 from relaymta.net.keyring import Keyring
@@ -410,7 +412,9 @@ class Relay:
         self._tls_reports.configure(self._resolver, settings.tls_report.reporter(settings.hostname))
 
     def _take_drop(self, envelope: Envelope, octets: bytes) -> Deferred[None]:
-        """Mail that sendmail(1) left: as good as mail from this host."""
+        """Mail that sendmail(1) left: as good as mail from this host. Raises DropRefusedError."""
+        if hops(header_of(octets)) > HOPS_MAX:  # RFC 5321 §6.3: a program that we deliver to may hand it back to us
+            raise DropRefusedError("too many hops: this message is in a loop")
         return self.reception.take(evolve(envelope, accepted_at=self._reactor.seconds()), octets)
 
     def _make_keyring(self, settings: Settings) -> Keyring | None:

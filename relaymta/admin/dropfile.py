@@ -111,7 +111,7 @@ def read(path: str, size_max: int) -> tuple[Submission, bytes, int]:
             raise DropError(f"larger than {size_max} octets")
         with open(fd, "rb", closefd=False) as stream:
             head = stream.readline(HEAD_MAX)
-            octets = stream.read(size_max + 1)
+            octets = stream.read(min(size_max, facts.st_size) + 1)  # room is made for all that is asked for
     finally:
         os.close(fd)
     if len(octets) > size_max:

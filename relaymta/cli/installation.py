@@ -14,9 +14,12 @@ from typing import Any
 
 from attrs import frozen
 
+from relaymta.config.units import parse_size
+
 ENVIRONMENT = "RELAYMTA_CONFIG"
 DEFAULT = "/etc/relaymta/relaymta.toml"
 QUICKSTART = "etc/relaymta/quickstart.toml"  # in a checkout, where nothing is installed
+MESSAGE_MAX = 25_000_000  # octets
 CHECKOUT = str(Path(__file__).resolve().parents[2])
 
 
@@ -25,7 +28,8 @@ class Installation:
     """What one configuration file says of places.
 
     `listeners`: the addresses of those that take mail as it is, by SMTP, in clear and without a log-in.
-    `user` is who the daemon becomes, `users` the file of accounts, "" for none.
+    `user` is who the daemon becomes, `users` the file of accounts, "" for none. `message_max`: octets of the largest
+    message that is taken, 0 for no limit.
     """
 
     file: str
@@ -35,6 +39,7 @@ class Installation:
     listeners: tuple[str, ...]
     user: str = ""
     users: str = ""
+    message_max: int = 0
 
     @property
     def drop(self) -> str:
@@ -69,6 +74,7 @@ def look(file: str) -> Installation:
         listeners=listeners if _tables(raw, "listener") else ("0.0.0.0:25",),
         user=raw["user"] if isinstance(raw.get("user"), str) else "relaymta",
         users=_text(_table(raw, "users"), "file", ""),
+        message_max=_message_max([_text(one, "max_message_size", "") for one in _tables(raw, "listener")]),
     )
 
 
@@ -84,6 +90,17 @@ def connectable(address: str) -> tuple[str, int] | str:
     if not host or not port.isdigit():
         raise ValueError(f'"{address}" is not an address; write it as "127.0.0.1:25" or "unix:/run/x.sock"')
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(port)
+
+
+def _message_max(sizes: list[str]) -> int:
+    """What the most generous listener takes (settings.Settings.message_max)."""
+    found = []
+    for size in sizes or [""]:
+        try:
+            found.append(parse_size(size) if size else MESSAGE_MAX)
+        except ValueError:
+            found.append(MESSAGE_MAX)
+    return max(found) if all(found) else 0
 
 
 def _is_plain(listener: dict[str, Any]) -> bool:

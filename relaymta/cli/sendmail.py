@@ -175,6 +175,8 @@ def _submit(request: Request, installation: Installation) -> int:
         return _say(str(error), EX_DATAERR)
     if not recipients:
         return _say("no recipients: name them, or let -t take them from the header", EX_USAGE)
+    if 0 < installation.message_max < len(arranged.octets):
+        return _say(f"the message is larger than {installation.message_max} octets", EX_DATAERR)
     eightbit = not arranged.octets.isascii()
     utf8 = any(one.internationalized for one in (*recipients, *([sender] if sender else [])))
     submission = Submission(

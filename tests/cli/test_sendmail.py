@@ -325,3 +325,12 @@ def test_sendmail_starts_without_twisted() -> None:
     source = "import sys, relaymta.cli.sendmail; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30).stdout.split()
     assert [name for name in loaded if name.split(".")[0] in ("twisted", "cattrs", "rich", "asyncio")] == []
+
+
+@pytest.mark.parametrize(("size", "status"), [('"10KB"', 65), ('"0B"', 0), ('"25MB"', 0), ("7", 0)])
+def test_a_message_that_would_never_be_taken_is_refused_at_once(place: Place, size: str, status: int) -> None:
+    """The daemon put it aside when sendmail had long said that all was well."""
+    text = place.config.read_text().replace("[[listener]]\n", f"[[listener]]\nmax_message_size = {size}\n")
+    place.config.write_text(text)
+    assert place.call("b@example.com", text=b"Subject: x\n\n" + b"x" * 10_000 + b"\n") == status
+    assert place.nothing() is bool(status)

@@ -62,3 +62,22 @@ def test_what_is_picked_up_survives_kill_9(relay: Callable[..., Daemon], postbox
     daemon.start()
     wanted = {f"r{number}@example.org" for number in range(8)}
     wait_until("all of them", lambda: wanted <= {one.recipients[0] for one in sink.taken}, 30, daemon.log)
+
+
+def test_sendmail_delivers_where_no_size_is_too_large(
+    relay: Callable[..., Daemon], postbox: Callable[..., Postbox]
+) -> None:
+    """max_message_size = "0B": room for a terabyte was asked for at once, and nothing that was left was ever taken."""
+    sink = postbox()
+    daemon = relay(sink=sink.port, listener='max_message_size = "0B"')
+    assert daemon.run("sendmail", "r@example.org", given=b"Subject: x\n\nhello\n").returncode == 0
+    assert sink.wait_for(1)[0].recipients == ("r@example.org",)
+
+
+def test_a_loop_by_way_of_sendmail_ends(relay: Callable[..., Daemon], postbox: Callable[..., Postbox]) -> None:
+    """RFC 5321 §6.3: a program to which we deliver may hand the message back; it is put aside, and told."""
+    daemon = relay(sink=postbox().port)
+    text = b"Received: by x.example; Mon, 23 Nov 2026 20:00:00 +0000\n" * 51 + b"Subject: x\n\nhello\n"
+    assert daemon.run("sendmail", "r@example.org", given=text).returncode == 0
+    wait_until("put aside", lambda: "too many hops" in daemon.log(), 20, daemon.log)
+    assert len(list((daemon.folder / "spool" / "drop" / "bad").iterdir())) == 1
