@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 
 from relaymta.directory.account import Account
 from relaymta.directory.credentials import DirectoryUnavailableError
-from relaymta.directory.names import password_text
+from relaymta.directory.names import account_name, password_text
 from relaymta.directory.patience import within
 from relaymta.directory.settings import LdapSettings
 from relaymta.directory.sources import NAME, is_mailbox, only
@@ -135,12 +135,27 @@ class LdapJudge:
 
     def _account(self, connection: Any, dn: str, name: str) -> Account:
         settings = self._settings
+        if settings.name_attribute:
+            name = self._known_as(connection, dn)
         account = settings.rights.account(name)
         if not settings.senders_attribute:
             return account
-        found = self._search(connection, dn, "(objectClass=*)", BASE, [settings.senders_attribute])
-        values = [str(value) for one in found for given in one["attributes"].values() for value in _listed(given)]
+        values = self._values(connection, dn, settings.senders_attribute)
         return Account(name, only(filter(is_mailbox, values)), account.relay)
+
+    def _known_as(self, connection: Any, dn: str) -> str:
+        """One name for each entry, whichever spelling or alias of it the filter has found; of several the first."""
+        attribute, names = self._settings.name_attribute, list[str]()
+        for value in self._values(connection, dn, attribute):
+            with suppress(ValueError):
+                names.append(account_name(value))
+        if not names:
+            raise DirectoryUnavailableError(f"ldap: the entry has no {attribute} that can be a name")
+        return min(names)
+
+    def _values(self, connection: Any, dn: str, attribute: str) -> list[str]:
+        found = self._search(connection, dn, "(objectClass=*)", BASE, [attribute])
+        return [str(value) for one in found for given in one["attributes"].values() for value in _listed(given)]
 
     def _search(self, connection: Any, base: str, fitting: str, scope: str, attributes: list[str]) -> list[Any]:
         connection.search(

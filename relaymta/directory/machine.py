@@ -11,6 +11,7 @@ from relaymta.config.openness import is_changeable
 from relaymta.config.privileges import is_public, may_read, to_let_in
 from relaymta.directory.secrets import read_secret
 from relaymta.directory.settings import UserSettings
+from relaymta.directory.sources import NAME
 from relaymta.directory.usersfile import UsersFileError, read_users
 
 
@@ -57,6 +58,9 @@ def doubts(users: UserSettings, user: str = "") -> Iterator[tuple[str, str]]:
             yield key, f"everybody on this machine may change {file}; chmod o-rwx"
         elif not may_read(file, user):
             yield key, f"{user}, who the daemon becomes, may not read {file}: {to_let_in(user, file)}"
+    if users.ldap.base and users.ldap.filter.count(NAME) > 1 and not users.ldap.name_attribute:
+        said = 'finds an account by several names, each with a quota of its own; write name_attribute = "uid"'
+        yield "users.ldap.filter", said
     program = users.checkpassword.program
     if program and is_changeable(program[0]):
         yield "users.checkpassword.program", f"everybody on this machine may change {program[0]}; chmod o-w"

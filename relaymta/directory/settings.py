@@ -111,6 +111,7 @@ class LdapSettings(_Granting):
     filter: str = "(uid={name})"
     bind_dn: str = ""
     password_file: str = ""
+    name_attribute: str = ""
     senders_attribute: str = ""
     senders: tuple[str, ...] = field(default=(), validator=_senders)
     relay: bool = True

@@ -14,6 +14,7 @@ from twisted.cred.error import UnauthorizedLogin
 from relaymta.config import Duration
 from relaymta.directory.account import Account
 from relaymta.directory.credentials import DirectoryUnavailableError
+from relaymta.directory.machine import doubts
 from relaymta.directory.settings import LdapSettings, UserSettings
 from tests.directory.rig import AccountsCase, entry, write
 from tests.directory.servers import SLAPD_MISSING, Ldap, slapd
@@ -87,6 +88,7 @@ class TestLdap(AccountsCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         (self.folder / "secret").write_text("s3cret\n")
+        (self.folder / "secret").chmod(0o600)
         self.bound = LdapSettings(
             url=f"ldap://localhost:{self.server.port}",
             ca_file=self.server.files.ca,
@@ -140,6 +142,24 @@ class TestLdap(AccountsCase):
         self.assertEqual((await self.password(named, "a,b+c*(x)", "crayon")).senders, (".invalid",))
         given = self.directory(evolve(self.bound, senders=("{name}@example.org", "{name}")))
         self.assertEqual((await self.password(given, "ann", "pencil IX")).senders, ("ann@example.org",))
+
+    async def test_an_entry_has_one_name_whatever_it_was_found_by(self) -> None:
+        """Who logs in by an alias, or as the server folds it, has no other quota and no other rights for it."""
+        several = evolve(self.found, filter="(|(uid={name})(mail={name})(cn={name}))", senders=("{name}@x.example",))
+        self.assertEqual((await self.password(self.directory(several), "ann@example.org", "pencil IX")).name,
+                         "ann@example.org")  # fmt: skip
+        self.assertEqual([key for key, _ in doubts(UserSettings(ldap=several))], ["users.ldap.filter"])
+        for settings in (evolve(several, name_attribute="uid"), evolve(several, name_attribute="UID")):
+            accounts = self.directory(settings)
+            for name in ("ann", "ANN", "ann@example.org", "\uff41nn"):
+                found = await self.password(accounts, name, "pencil IX")
+                self.assertEqual(found, Account("ann", ("ann@x.example",)))
+            self.assertEqual(list(doubts(UserSettings(ldap=settings))), [])
+        without = self.directory(evolve(several, name_attribute="telephoneNumber"))
+        error = await self.assertFailure(self.password(without, "ann", "pencil IX"), DirectoryUnavailableError)
+        self.assertIn("no telephoneNumber that can be a name", str(error))
+        mailed = self.directory(evolve(self.bound, name_attribute="mail", senders_attribute="mail"))
+        self.assertEqual(await self.password(mailed, "ann", "pencil IX"), Account("*", ("ann@example.org",)))
 
     async def test_the_file_is_asked_before(self) -> None:
         """Who stands there is not looked for here, right or wrong; who does not is."""
