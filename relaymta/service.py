@@ -26,7 +26,7 @@ from relaymta.config.loader import Loaded
 from relaymta.config.privileges import become
 from relaymta.net.listen import ListenError, bind, bind_endpoint, close
 from relaymta.parent import Parent
-from relaymta.settings import VERSION, Settings, certificate_refusals, doubts, load_settings, refusals
+from relaymta.settings import VERSION, Settings, doubts, load_settings, refusals
 from relaymta.smtp.settings import ListenerSettings
 from relaymta.store.disk import RealDisk
 from relaymta.store.interfaces import SpoolError
@@ -165,7 +165,7 @@ class Daemon(Service):
         """
         loaded = load_settings(self._file)
         settings, text = loaded.settings, loaded.text.encode()
-        refused = [str(loaded.problem(key, said)) for key, said in certificate_refusals(settings)]
+        refused = [str(loaded.problem(key, said)) for key, said in refusals(settings)]
         if refused:
             raise OSError("\n".join(refused))
         inside = self._inside

@@ -246,6 +246,19 @@ def test_a_broken_configuration_changes_nothing(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_a_secret_that_cannot_be_read_changes_nothing(relay: Callable[..., Daemon], workers: int) -> None:
+    """A reload put it in force, and nobody could log in who could before; it is refused as at the start."""
+    daemon = relay(workers=workers)
+    password = daemon.folder / "ldap.secret"
+    more = '\n[users.ldap]\nurl = "ldap://127.0.0.1:9"\nbase = "dc=x"\nbind_dn = "cn=x"\npassword_file = "{}"\n'
+    daemon.write(extra=more.format(password))
+    done = daemon.run("relaymta", "reload")
+    assert done.returncode == 1 and "users.ldap.password_file" in done.stderr and str(password) in done.stderr
+    password.write_text("x\n")
+    assert daemon.run("relaymta", "reload").returncode == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_stop_drains(relay: Callable[..., Daemon], postbox: Callable[..., Postbox], workers: int) -> None:
     """Stop lets a running transaction end, closes idle sessions with 421, and leaves no process; exit status 0."""
     sink = postbox()
