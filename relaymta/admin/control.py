@@ -197,7 +197,7 @@ def _settled(command: Command, arguments: Arguments) -> Any:
 def _request(line: bytes, commands: Mapping[str, Command]) -> tuple[Command, dict[str, Any]]:
     try:
         request = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CommandError("a request is one line of JSON") from None
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
         raise CommandError('a request is a JSON object with a "command"')

@@ -44,8 +44,10 @@ class _Question(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """What it prints is not for us: a password may be in it."""
 
-    def processEnded(self, reason: Failure) -> None:
-        """Its status is the answer."""
+    def processExited(self, reason: Failure) -> None:
+        """Its status is the answer, whatever it has left running with our pipes (as modules of PAM do)."""
+        assert self.transport is not None
+        self.transport.loseConnection()
         if self.answer.called:
             return
         ended = reason.value

@@ -137,6 +137,9 @@ class Answers(SynchronousTestCase):
     def test_nonsense_is_answered(self) -> None:
         """What is no request gets a line that says what one is."""
         talk = Talk(stats=lambda _: [])
+        talk.session.dataReceived(b"[" * 100_000 + b"\n")
+        assert [line["error"] for line in talk.lines()] == ["a request is one line of JSON"]
+        talk = Talk(stats=lambda _: [])
         for line in (b"hello", b"[1]", b'{"command": 7}', b'{"command": "stats", "arguments": 1}', b"\xff\xfe",
                      b'{"command": "stts"}', b'{"relaymta": 9, "command": "stats"}'):  # fmt: skip
             talk.session.dataReceived(line + b"\n")

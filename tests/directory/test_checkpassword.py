@@ -73,6 +73,12 @@ class TestCheckpassword(AccountsCase):
         self.program.unlink()
         await self.assertFailure(self.password(self.directory(), "ann", "pencil"), DirectoryUnavailableError)
 
+    async def test_what_it_leaves_running_is_not_waited_for(self) -> None:
+        """A module of PAM may start a daemon that keeps our pipes open: a log-in took the whole time, and failed."""
+        self.program.write_text("#!/bin/sh\ncat <&3 >/dev/null\nsleep 30 &\nexit 0\n")
+        found = await self.password(self.directory(timeout=10), "ann", "pencil")
+        self.assertEqual(found.name, "ann")
+
     async def test_no_shell_looks_at_anything(self) -> None:
         """Arguments and passwords are what they are."""
         accounts = self.directory("/bin/true", "; touch x", "$(touch x)", "`touch x`")
