@@ -38,6 +38,7 @@ from relaymta.store.interfaces import SpoolError
 NO_ROOM = Reply(452, "4.3.1", "cannot take mail now, try again later")
 NOT_STORED = Reply(451, "4.3.0", "cannot store the message now, try again later")
 NOBODY_TO_ASK = Reply(421, "4.7.0", "the accounts cannot be looked up now, try again later", close=True)
+CHANGED = Reply(421, "4.7.0", "this account has been changed, log in again", close=True)
 LOOP = Reply(554, "5.4.6", "too many hops: this message is in a loop")
 LONG_HEADER = Reply(552, "5.3.4", "header section too large")
 
@@ -123,6 +124,8 @@ class Guest:
     _trusted: bool = field(init=False)
     _transaction: Transaction = field(init=False)
     _rights: Account | None = None
+    _logins: Logins | None = None  # who said so, and what they knew of the account's changes then
+    _changes: int = 0
     _mail: MailCommand | None = None
     _mail_at: float = 0.0
     messages: int = 0
@@ -194,9 +197,24 @@ class Guest:
     def authenticated(self, account: Account, mechanism: str) -> None:
         """From now on the account's rights count."""
         self._rights = account
+        self._know_changes(self._house.manners.logins)
         self._transaction = self._fresh()
         peer = self._peer
         self._house.tell(events.Authenticated(peer.session, peer.client, account.name, mechanism))
+
+    def _know_changes(self, logins: Logins | None) -> None:
+        assert self._rights is not None
+        self._logins = logins
+        self._changes = logins.directory.changes(self._rights.name) if logins is not None else 0
+
+    def _has_changed(self, rights: Account) -> bool:
+        """Whether the account is not what it was at the log-in; of those before a reload only that there are none."""
+        logins = self._house.manners.logins
+        if logins is not self._logins and logins is not None:
+            self._know_changes(logins)
+        if logins is None:
+            return self._logins is not None
+        return logins.directory.changes(rights.name) != self._changes
 
     def mail(self, command: MailCommand) -> Reply | None | Awaitable[Reply | None]:
         """MAIL: begin a transaction, unless the queue cannot take mail."""
@@ -204,6 +222,8 @@ class Guest:
         if refusal:
             return NO_ROOM  # RFC 5321 §4.2.2: 452, insufficient system storage
         transaction = self._transaction = self._fresh()
+        if transaction.rights is not None and self._has_changed(transaction.rights):  # a stolen one
+            return self._refuse(Verdict(CHANGED, "account", transaction.rights.name), "MAIL")
         transaction.sender = command.sender
         transaction.size = command.size or 0
         self._mail = command

@@ -89,6 +89,29 @@ class WithAccounts(TestCase):
         self.assertEqual(await self.say(*guess, right), [535, 535, 235])
         self.assertEqual([event for event in self.told if isinstance(event, events.BugCaught)], [])
 
+    async def test_who_has_logged_in_to_an_account_that_changes_is_sent_away(self) -> None:
+        """An account whose password was stolen was removed, and the thief's session went on sending as before."""
+        directory = accounts(passwords={NAME: PASSWORD, "dave": "x"})
+        await self.open(directory)
+        told: list[list[int]] = []
+
+        def visit(name: str, password: str, change: dict[str, int]) -> None:
+            letter = ("MAIL FROM:<a@b.example>", "RSET")
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=30) as client:
+                client.ehlo()
+                codes = [client.docmd(f"AUTH PLAIN {plain(name, password).decode()}")[0]]
+                codes += [client.docmd(line)[0] for line in letter]
+                directory.changed = change
+                codes += [client.docmd(line)[0] for line in letter[: 1 if change.get(name) else 2]]
+                told.append(codes)
+
+        await deferToThread(visit, "dave", "x", {NAME: 1})
+        await deferToThread(visit, NAME, PASSWORD, {NAME: 2})
+        self.assertEqual(told[0], [235, 250, 250, 250, 250])
+        self.assertEqual(told[1], [235, 250, 250, 421])
+        self.assertEqual([event.reply for event in self.told if isinstance(event, events.CommandRefused)],
+                         ["421 4.7.0 this account has been changed, log in again"])  # fmt: skip
+
     async def test_without_accounts_nothing_is_opened(self) -> None:
         """No accounts: AUTH is not there, no database, and the operator is told so."""
         await self.open(None)

@@ -7,7 +7,7 @@ one costs: a hash is compared in any case, and every no is told on a beat. The d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from twisted.cred.credentials import IUsernamePassword, UsernamePassword
@@ -82,6 +82,7 @@ class Accounts:
         self._pool = Pool("password checks", THREADS, WAITING, reactor.callFromThread)
         self._right: Remembered[Account] = Remembered(reactor.seconds)
         self._changes = 0
+        self._changed: dict[str, int] = {}  # by name, the last of its changes
         self.mechanisms: frozenset[str] = frozenset()
         self.portal = Portal(Realm())
         for interface, ask in (
@@ -93,9 +94,13 @@ class Accounts:
             self.portal.registerChecker(Checker(interface, ask))
         self.changed()
 
-    def changed(self) -> None:
-        """Accounts have become others: what was right before is not remembered, other mechanisms may be possible."""
+    def changed(self, names: Collection[str] = ()) -> None:
+        """Accounts have become others: what was right before is not remembered, other mechanisms may be possible.
+
+        `names` are those that are gone, or are not what they were: who has logged in to one is to do so again.
+        """
         self._changes += 1
+        self._changed.update(dict.fromkeys(names, self._changes))
         self._right.clear()
         keepers = self._keepers
         possible: list[str] = []
@@ -117,6 +122,10 @@ class Accounts:
     def account(self, name: str) -> Deferred[Account | None]:
         """The account of that name, where a source keeps it and can be asked without a password."""
         return Deferred.fromCoroutine(self._named(name))
+
+    def changes(self, name: str) -> int:
+        """A number that is another one when what is kept of that account has changed."""
+        return self._changed.get(name, 0)
 
     async def _named(self, name: str) -> Account | None:
         prepared = _name(name)

@@ -84,6 +84,9 @@ class Directory(Protocol):
     def keys(self, name: str) -> Deferred[ScramKeys]:
         """For the server's first message of SCRAM. Fails with DirectoryUnavailableError."""
 
+    def changes(self, name: str) -> int:
+        """A number that is another one when what is kept of that account has changed, as far as we are told."""
+
     def account(self, name: str) -> Deferred[Account | None]:
         """The account of that name, which nobody has logged in to; None where it is disabled, or nobody keeps it.
 

@@ -6,7 +6,7 @@ and parsing are done on a thread: a large file holds nothing up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -24,7 +24,8 @@ LOOK_SECONDS = 1.0  # ours: a stat(2) costs microseconds
 class FromFile(Keeper):
     """A keeper over the file at `path`, which is read once before this returns.
 
-    `on_change` is called when its accounts have become others; `on_read(path, accounts)` tells of that,
+    `on_change(names)` is called when its accounts have become others: those that are gone or are not what they were;
+    `on_read(path, accounts)` tells of that,
     `on_broken(path, reason)` of a file that cannot be used, once for each time it changes.
     """
 
@@ -33,7 +34,7 @@ class FromFile(Keeper):
         path: str,
         reactor: Any,
         *,
-        on_change: Callable[[], None],
+        on_change: Callable[[Collection[str]], None],
         on_read: Callable[[str, int], None],
         on_broken: Callable[[str, str], None],
     ) -> None:
@@ -81,13 +82,13 @@ class FromFile(Keeper):
         if stamp == self._stamp:
             return
         self._stamp = stamp
-        self._pool.run(read_users, self._path).addCallbacks(self._read, self._failed)
+        self._pool.run(_read_again, self._path, self._users).addCallbacks(self._read, self._failed)
 
-    def _read(self, found: tuple[Users, Stamp]) -> None:
-        self._users, self._stamp = found
+    def _read(self, found: tuple[Users, Stamp, Collection[str]]) -> None:
+        self._users, self._stamp, changed = found
         self._learn()
         self._on_read(self._path, len(self._users.entries))
-        self._on_change()
+        self._on_change(changed)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(DirectoryUnavailableError) is not None:
@@ -103,3 +104,10 @@ class FromFile(Keeper):
         users = self._users or Users()
         self.dummy, self.iterations = users.dummy, users.iterations
         self.has_scram, self.has_certificates = users.has_scram, bool(users.by_certificate)
+
+
+def _read_again(path: str, before: Users | None) -> tuple[Users, Stamp, Collection[str]]:
+    """On the thread: what is there now, and which accounts of before are not what they were."""
+    users, stamp = read_users(path)
+    old = before.entries.items() if before is not None else ()
+    return users, stamp, [name for name, entry in old if users.entries.get(name) != entry]

@@ -7,7 +7,7 @@ own is missing, answers that it cannot be asked: mail that needs no log-in goes 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -55,9 +55,9 @@ def make_directory(
         return None
     made: list[Accounts] = []
 
-    def changed() -> None:
+    def changed(names: Collection[str]) -> None:
         for accounts in made:
-            accounts.changed()
+            accounts.changed(names)
 
     def attempt(place: str, make: Make) -> Any:
         try:

@@ -188,6 +188,22 @@ class TestTheFile(FileCase):
         self.assertEqual((await self.password(accounts, "shop", "crayon")).name, "shop")
         self.assertIn("EXTERNAL", accounts.mechanisms)
 
+    async def test_who_has_changed_is_known(self) -> None:
+        """By name: who is gone, disabled, or has another password or other rights; and nobody else."""
+        same, names = entry("same", "x"), ("gone", "off", "word", "right", "same", "new")
+        write(self.file, *(entry(name, "x") for name in names[:4]), same)
+        accounts = self.make(self.settings, self.folder)
+        self.assertEqual([accounts.changes(name) for name in names], [0] * 6)
+        write(self.file, entry("off", "x", disabled="yes"), entry("word", "y"), entry("right", "x", relay="no"), same,
+              entry("new", "x"))  # fmt: skip
+        await self.wait_for(1)
+        changes = [accounts.changes(name) for name in names]
+        self.assertEqual([bool(one) for one in changes], [True, True, True, True, False, False])
+        write(self.file, entry("off", "x"), same)
+        await self.wait_for(2)
+        self.assertNotEqual(accounts.changes("off"), changes[1])
+        self.assertEqual((accounts.changes("gone"), accounts.changes("same")), (changes[0], 0))
+
     async def test_a_broken_file_is_told_once_and_the_accounts_before_it_stay(self) -> None:
         """A slip of an editor locks nobody out."""
         write(self.file, entry("shop", "pencil"))

@@ -89,6 +89,7 @@ class Accounts:
     down: Exception | None = None
     asked: int = 0
     waiting: list[Callable[[], None]] = field(factory=list)
+    changed: dict[str, int] = field(factory=dict)
     portal: Portal = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -121,6 +122,9 @@ class Accounts:
     def keys(self, name: str) -> Deferred[ScramKeys]:
         salted = scramkeys.salted_password(prepare(self.passwords.get(name, "?")).encode(), SALT, 4096)
         return self.answer(lambda: ScramKeys(SALT, 4096, *scramkeys.derive(salted)))
+
+    def changes(self, name: str) -> int:
+        return self.changed.get(name, 0)
 
     def account(self, name: str) -> Deferred[Account | None]:
         return self.answer(lambda: self.rights.get(name, Account(name)) if name in self.passwords else None)
