@@ -16,7 +16,7 @@ from email.utils import formatdate, make_msgid
 
 from relaymta.cli.composing import MessageError, qualified
 from relaymta.cli.installation import Installation, connectable, look
-from relaymta.cli.output import CommandFailedError, print_json
+from relaymta.cli.output import CommandFailedError, clean, print_json
 
 TIMEOUT = 30.0  # seconds for each step
 
@@ -50,7 +50,7 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         print_json([{"server": str(where), "reply": said, "to": recipients}])
     else:
-        print(f"{where} said: {said}")
+        print(f"{where} said: {clean(said)}")
     return 0
 
 

@@ -117,7 +117,7 @@ class Introspection:
                 raise DirectoryUnavailableError(f"oauth: the answer was {response.code}")
             body = _Body()
             response.deliverBody(body)
-            answer = json.loads(await body.whole)
+            answer = json.loads(await body.whole, parse_constant=_no_number)  # a token until NaN would never end
         except (DirectoryUnavailableError, CancelledError):
             raise
         except (ValueError, RecursionError):
@@ -128,6 +128,10 @@ class Introspection:
         if not isinstance(answer, dict):
             raise DirectoryUnavailableError("oauth: the answer is not a JSON object")
         return answer
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 class _Body(Protocol):

@@ -154,6 +154,7 @@ class TestTokens(AccountsCase):
             ((200, b"<html>"), "is not JSON"),
             ((200, b"[" * 50_000), "is not JSON"),
             ((200, b"\xff"), "is not JSON"),
+            ((200, b'{"active": true, "username": "shop", "exp": NaN}'), "is not JSON"),  # it never came
             ((200, b"[true]"), "is not a JSON object"),
             ((200, b'{"active": true, "x": "' + b"x" * ANSWER_MAX + b'"}'), "too large"),
             ({"active": True}, 'has no "username"'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,47 @@ def test_an_accounts_own_quota_and_answer(shop: Shop) -> None:
     assert shop.send("r@site.example")[0].startswith("250 ")
     shop.sink.wait_for(before + 2)
     assert shop.counted("r@site.example") == (2, 4)
+
+
+def test_many_sessions_at_once_count_as_one(shop: Shop) -> None:
+    """Eight clients that send everything in one go to both workers get no more through than one would."""
+    before = len(shop.sink.taken)
+    shop.add("p@site.example", "--messages-per-hour", "10", "--over", "refuse")
+    text = b"From: <p@site.example>\r\n\r\nhello\r\n"
+    one = b"MAIL FROM:<p@site.example>\r\nRCPT TO:<r@end.example>\r\nBDAT %d LAST\r\n%s" % (len(text), text)
+
+    def burst(_: int) -> int:
+        with Client(shop.daemon.port) as client:
+            client.say("EHLO client.example.net")
+            assert client.log_in("p@site.example", PASSWORD).startswith("235 ")
+            client.send(one * 5)
+            said = [client.reply() for _ in range(15)]
+            return sum(reply.startswith("250 2.0.0 queued as ") for reply in said)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(burst, range(8))) == 10
+    shop.sink.wait_for(before + 10)
+    assert shop.counted("p@site.example") == (10, 10)
+
+
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_who_leaves_before_the_answer_has_sent_all_the_same(shop: Shop, size: int) -> None:
+    """What is delivered counts, whether its sender waits for the 250 or not."""
+    name = f"l{size}@site.example"
+    before = len(shop.sink.taken)
+    shop.add(name, "--messages-per-hour", "2", "--over", "refuse")
+    text = b"From: <%s>\r\n\r\n" % name.encode() + b"x" * 78 * (size // 78) + b"\r\n.\r\n"
+    for _ in range(12):
+        with Client(shop.daemon.port) as client:
+            client.say("EHLO client.example.net")
+            assert client.log_in(name, PASSWORD).startswith("235 ")
+            for line in (f"MAIL FROM:<{name}>", "RCPT TO:<r@end.example>"):
+                assert client.say(line).startswith("250 ")
+            if client.say("DATA").startswith("354 "):
+                client.send(text)
+    wait_until("the count", lambda: shop.counted(name) == (2, 2), 20, shop.daemon.log)
+    shop.sink.wait_for(before + 2)
+    assert len(shop.sink.taken) == before + 2
 
 
 def test_another_default_by_a_reload(shop: Shop) -> None:
