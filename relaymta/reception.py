@@ -226,6 +226,7 @@ class Guest:
             return self._refuse(Verdict(CHANGED, "account", transaction.rights.name), "MAIL")
         transaction.sender = command.sender
         transaction.size = command.size or 0
+        transaction.release_at = command.release_at
         self._mail = command
         self._mail_at = self._house.seconds()
         if self._peer.forwarded is not None:

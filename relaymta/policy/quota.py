@@ -3,9 +3,9 @@
 Ours; no standard speaks of it. What is over is held for the operator, or refused for now, as the account or the
 configuration says. It is asked when the envelope is known and before content comes, and what is not taken after all is
 given back. What is held is not counted: it has not left; but of each account only so much is held in a day, lest one
-whose password is known to others fills the spool. What was counted at a time that is yet to come, since the clock was
-wrong then, is forgotten. When nobody can be asked, an account with a quota has to come
-again later. The rows are in store.state's database, so that workers and restarts share them.
+whose password is known to others fills the spool. A message that is to be released later (RFC 4865) counts then, lest
+many leave together, and so does one that was counted while the clock was ahead. When nobody can be asked, an account
+with a quota has to come again later. The rows are in store.state's database, so that workers and restarts share them.
 """
 
 from __future__ import annotations
@@ -91,18 +91,19 @@ class Quotas:
         quota = self.default if account.quota is None else account.quota
         if quota == UNLIMITED:
             return None
-        at, recipients, over = self._seconds(), len(transaction.recipients), account.over or self.over
+        now, recipients, over = self._seconds(), len(transaction.recipients), account.over or self.over
+        at = max(now, transaction.release_at)
 
         def work(rows: sqlite3.Connection) -> tuple[Excess | None, Over]:
-            excess = count(rows, account.name, quota, recipients, at)
-            held = excess is not None and over is Over.HOLD and hold(rows, account.name, at)
+            excess = count(rows, account.name, quota, recipients, now, at)
+            held = excess is not None and over is Over.HOLD and hold(rows, account.name, now)
             return excess, Over.HOLD if held else Over.REFUSE
 
         counted = self._state.run(work)
         return counted.addCallbacks(
             self._counted,
             self._not_counted,
-            callbackArgs=(transaction, account, recipients, at),
+            callbackArgs=(transaction, account, recipients, at, now),
             errbackArgs=(account,),
         )
 
@@ -113,6 +114,7 @@ class Quotas:
         account: Account,
         recipients: int,
         at: float,
+        now: float,
     ) -> Opinion:
         excess, over = found
         if excess is None:
@@ -126,7 +128,7 @@ class Quotas:
         )  # fmt: skip
         if over is Over.HOLD:
             transaction.hold = HELD
-            transaction.undo = lambda: self._give_back_held(account.name, at)
+            transaction.undo = lambda: self._give_back_held(account.name, now)
             return None
         text = f"over quota: at most {excess.allowed} {excess.limit.replace('_', ' ')}"
         if excess.limit.startswith("recipients") and recipients > excess.allowed:  # it would never be less
@@ -163,25 +165,29 @@ class Quotas:
         return self._state.run(forget)
 
 
-def count(rows: sqlite3.Connection, account: str, quota: Quota, recipients: int, now: float) -> Excess | None:
-    """Count one message to so many recipients, unless that would be too much: then nothing is counted.
+def count(
+    rows: sqlite3.Connection, account: str, quota: Quota, recipients: int, now: float, at: float
+) -> Excess | None:
+    """Count one message to so many recipients that leaves at `at`, unless that would be too much: then nothing is.
 
-    The time is rolling, in whole slots: what was sent counts for its hour or day and for at most a slot more.
+    The time is rolling, in whole slots: what was sent counts for its hour or day and for at most a slot more. No hour
+    in which `at` lies begins more than an hour before it, or ends more than an hour behind it.
     """
     for span, slot in SPANS.items():
         rows.execute(
-            "DELETE FROM sent WHERE account = ? AND span = ? AND slot NOT BETWEEN ? AND ?",
-            (account, span, *_slots(now, span, slot)),
+            "DELETE FROM sent WHERE account = ? AND span = ? AND slot < ?", (account, span, int(now - span) // slot)
         )
         messages, receivers = rows.execute(
-            "SELECT TOTAL(messages), TOTAL(recipients) FROM sent WHERE account = ? AND span = ?", (account, span)
+            "SELECT TOTAL(messages), TOTAL(recipients) FROM sent WHERE account = ? AND span = ?"
+            " AND slot BETWEEN ? AND ?",
+            (account, span, int(at - span) // slot, int(at + span) // slot),
         ).fetchone()
         for limit, would_be in (("messages", int(messages) + 1), ("recipients", int(receivers) + recipients)):
             name = f"{limit}_per_{_WORDS[span]}"
             allowed = getattr(quota, name)
             if 0 < allowed < would_be:
                 return Excess(name, would_be, allowed)
-    _add(rows, account, 1, recipients, now)
+    _add(rows, account, 1, recipients, at)
     return None
 
 
@@ -215,7 +221,7 @@ def give_back_held(rows: sqlite3.Connection, account: str, at: float) -> None:
 
 
 def _slots(now: float, span: int, slot: int) -> tuple[int, int]:
-    """The first and the last slot that count; the one after now's is of a clock that was set back a little."""
+    """The first and the last slot of the time until now; one more for a clock that was set back a little."""
     return int(now - span) // slot, int(now) // slot + 1
 
 
@@ -240,11 +246,12 @@ def _listing(rows: sqlite3.Connection, now: float) -> list[dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     rows.execute("DELETE FROM held WHERE slot NOT BETWEEN ? AND ?", _slots(now, DAY, SPANS[DAY]))
     for span, slot in SPANS.items():
-        # of accounts that came no more
-        rows.execute("DELETE FROM sent WHERE span = ? AND slot NOT BETWEEN ? AND ?", (span, *_slots(now, span, slot)))
+        first, last = _slots(now, span, slot)
+        rows.execute("DELETE FROM sent WHERE span = ? AND slot < ?", (span, first))  # of accounts that came no more
         word = _WORDS[span]
         for account, messages, recipients in rows.execute(
-            "SELECT account, SUM(messages), SUM(recipients) FROM sent WHERE span = ? GROUP BY account", (span,)
+            "SELECT account, SUM(messages), SUM(recipients) FROM sent WHERE span = ? AND slot <= ? GROUP BY account",
+            (span, last),
         ):
             row = found.setdefault(account, {"account": account, **_NOTHING})
             row[f"messages_{word}"], row[f"recipients_{word}"] = messages, recipients

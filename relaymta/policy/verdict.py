@@ -32,7 +32,8 @@ Judgement = Opinion | Awaitable[Opinion]
 class Transaction:
     """What is known of the message so far: facts for the checks, filled as the dialogue goes on.
 
-    `account` is the name of who logged in, or ""; `rights` is the account itself. A check that would have the message
+    `account` is the name of who logged in, or ""; `rights` is the account itself. `release_at` is the POSIX time before
+    which the message is not to be delivered, 0.0 for none (RFC 4865). A check that would have the message
     wait for the operator writes the reason to `hold`; one that counted it says by `undo` how that is taken back when
     the message is not taken after all.
     """
@@ -47,6 +48,7 @@ class Transaction:
     sender: Address | None = None
     recipients: list[Recipient] = field(factory=list)
     size: int = 0
+    release_at: float = 0.0
     session: str = ""
     hold: str = ""
     undo: Callable[[], object] | None = None

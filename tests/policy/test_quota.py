@@ -45,9 +45,10 @@ class Office:
         state.close()
         return results[0]
 
-    def send(self, account: Account, recipients: int = 1) -> tuple[str, Transaction]:
+    def send(self, account: Account, recipients: int = 1, later: float = 0.0) -> tuple[str, Transaction]:
         """What DATA is answered ("" for go ahead), and the transaction."""
         transaction = Transaction("192.0.2.1", account=account.name, rights=account, session="s1")
+        transaction.release_at = self.now + later if later else 0.0
         transaction.recipients = [Recipient(Address("r", "y.example"))] * recipients
         verdict = self.do(lambda quotas: quotas.data(transaction))
         assert verdict is None or isinstance(verdict, Verdict), verdict
@@ -181,23 +182,41 @@ def test_the_operator_sees_and_resets(office: Office) -> None:
     assert office.do(lambda quotas: quotas.listing()) == []
 
 
-sendings = st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 4), st.booleans()), max_size=60)
+def test_what_is_released_later_counts_then(office: Office) -> None:
+    """RFC 4865: a week's quota could be saved up, and leave all at once."""
+    account = Account("app", quota=Quota(messages_per_hour=2), over=Over.REFUSE)
+    saved = []
+    for _ in range(24):
+        saved.append(office.send(account, later=3 * DAY + NOW - office.now)[0][:3])
+        office.now += HOUR + SPANS[HOUR]
+    assert saved == ["", ""] + ["451"] * 22
+    assert office.do(lambda quotas: quotas.listing()) == []
+    assert [office.send(account)[0][:3] for _ in range(3)] == ["", "", "451"]
+    office.now = NOW + 3 * DAY + 60
+    assert office.send(account)[0][:3] == "451"
+    assert office.do(lambda quotas: quotas.listing())[0]["messages_hour"] == 2
+
+
+sendings = st.lists(
+    st.tuples(st.integers(0, 2000), st.integers(1, 4), st.booleans(), st.sampled_from([0, 0, 1500, 5000, 80_000])),
+    max_size=60,
+)
 
 
 @settings(max_examples=60)
 @given(sendings, st.builds(Quota, *(st.integers(0, 12) for _ in range(4))))
-def test_no_window_ever_holds_more_than_the_quota(steps: list[tuple[int, int, bool]], quota: Quota) -> None:
+def test_no_window_ever_holds_more_than_the_quota(steps: list[tuple[int, int, bool, int]], quota: Quota) -> None:
     """Of what was counted, any rolling hour or day has at most what is allowed; what is given back counts no more."""
     rows = sqlite3.connect(":memory:", isolation_level=None)
     rows.executescript(SCHEMA)
     now, sent = NOW, list[tuple[float, int]]()
-    for step, recipients, kept in steps:
+    for step, recipients, kept, later in steps:
         now += step
-        if count(rows, "app", quota, recipients, now) is None:
+        if count(rows, "app", quota, recipients, now, now + later) is None:
             if kept:
-                sent.append((now, recipients))
+                sent.append((now + later, recipients))
             else:
-                give_back(rows, "app", recipients, now)
+                give_back(rows, "app", recipients, now + later)
         else:
             assert quota != Quota()
     for at, _ in sent:
