@@ -16,7 +16,9 @@ from relaymta import events
 from relaymta.config import Size
 from relaymta.directory.account import Account
 from relaymta.mail.address import Address
+from relaymta.mail.content import HEADER_MAX
 from relaymta.mail.envelope import Body, Envelope, Notify, Origin, Recipient, Ret
+from relaymta.mail.message import fields
 from relaymta.mail.queueid import IdMaker
 from relaymta.mail.reply import Reply
 from relaymta.mail.trace import HOPS_MAX
@@ -266,6 +268,30 @@ def test_a_client_certificate_counts_from_starttls_on() -> None:
     porch.reply(sink.finish())
     field = b"\r\n\t(using TLSv1.3 X 256;\r\n\t client certificate %s)\r\n\tby " % (b"ab" * 32)
     assert field in porch.stored()[1]
+
+
+@pytest.mark.parametrize("size", [0, 3 * SMALL_MAX, 3 * HEADER_MAX])
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+def test_nobody_else_writes_in_our_received_field(blank: bytes, size: int) -> None:
+    """A first line that begins with a blank was a folded line of ours: another host or date in our trace."""
+    porch = Porch()
+    guest = porch.guest()
+    guest.mail(MailCommand(ALICE))
+    guest.rcpt(RcptCommand(BOB))
+    sink = guest.data()
+    assert isinstance(sink, Arrival)
+    content = blank + b"from bank.example; Mon, 1 Jan 2001 00:00:00 +0000\r\nFrom: a@b.example\r\n\r\n"
+    content += b"x" * size + b"\r\n"
+    for start in range(0, len(content), 5000):
+        sink.write(content[start : start + 5000])
+    porch.reply(sink.finish())
+    stored = porch.stored()[1]
+    header, _, body = stored.partition(b"\r\n\r\n")
+    assert body == content and [one.name for one in fields(header)] == [b"received"]
+    [told] = porch.of(events.MessageAccepted)
+    assert told.size == len(stored)
+
+
 # Who has logged in
 
 
