@@ -74,7 +74,7 @@ def look(file: str) -> Installation:
         listeners=listeners if _tables(raw, "listener") else ("0.0.0.0:25",),
         user=raw["user"] if isinstance(raw.get("user"), str) else "relaymta",
         users=_text(_table(raw, "users"), "file", ""),
-        message_max=_message_max([_text(one, "max_message_size", "") for one in _tables(raw, "listener")]),
+        message_max=_message_max(_tables(raw, "listener")) if raw else 0,
     )
 
 
@@ -92,10 +92,11 @@ def connectable(address: str) -> tuple[str, int] | str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(port)
 
 
-def _message_max(sizes: list[str]) -> int:
+def _message_max(listeners: list[dict[str, Any]]) -> int:
     """What the most generous listener takes (settings.Settings.message_max)."""
     found = []
-    for size in sizes or [""]:
+    for listener in listeners or [{}]:
+        size = _text(listener, "max_message_size", "")
         try:
             found.append(parse_size(size) if size else MESSAGE_MAX)
         except ValueError:

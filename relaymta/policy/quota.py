@@ -199,9 +199,7 @@ def give_back(rows: sqlite3.Connection, account: str, recipients: int, at: float
 def hold(rows: sqlite3.Connection, account: str, now: float) -> bool:
     """Count one message that is held, unless too many are: then nothing is counted."""
     slot = SPANS[DAY]
-    rows.execute(
-        "DELETE FROM held WHERE account = ? AND slot NOT BETWEEN ? AND ?", (account, *_slots(now, DAY, slot))
-    )
+    rows.execute("DELETE FROM held WHERE account = ? AND slot NOT BETWEEN ? AND ?", (account, *_slots(now, DAY, slot)))
     [messages] = rows.execute("SELECT TOTAL(messages) FROM held WHERE account = ?", (account,)).fetchone()
     if messages >= HELD_PER_DAY:
         return False

@@ -212,8 +212,10 @@ def test_places_are_found_in_a_file_that_is_being_edited(tmp_path: Path) -> None
     path.write_text('nonsense = 1\nspool = 7\nlistener = "x"\n[admin]\nsocket = "/s"\n')
     found = look(str(path))
     assert (found.socket, found.spool, found.listeners) == ("/s", "/var/spool/relaymta", ("0.0.0.0:25",))
+    assert found.message_max == 25_000_000
     path.write_text("not toml")
     assert look(str(path)).socket == look(str(tmp_path / "none")).socket == "/run/relaymta/control.sock"
+    assert look(str(path)).message_max == 0  # the daemon knows better
 
 
 def test_programs_hand_mail_to_a_listener_that_takes_it_as_it_is(tmp_path: Path) -> None:
