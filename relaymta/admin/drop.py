@@ -27,6 +27,8 @@ from relaymta.store.interfaces import SpoolError
 SCAN_SECONDS = 1.0  # the safety net under the poke
 RETRY_SECONDS = 30.0  # after a temporary refusal (spool full, disk failed)
 RUNNING_MAX = 16  # messages handed over and not yet durable; ours, enough to share a sync
+LISTING_SHARE = 0.1  # of the time; ours: everybody may fill the directory, and poke, and the mail of others goes on
+REST_MAX = 30.0  # seconds without a listing; ours
 LISTED_MAX = 1000  # names taken from one listing; the next one goes on
 NOT_OURS = frozenset({errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK})  # see _take
 SWEEP_AGE = 86_400.0  # seconds after which a temporary file was left by a dead sendmail
@@ -71,6 +73,7 @@ class DropWatcher:
         self._waiting: list[str] = []
         self._running: set[str] = set()
         self._later: dict[str, float] = {}  # name to the POSIX time before which it is left alone
+        self._rest_until = 0.0  # POSIX time before which it is not listed again
         self._listed_at = -1  # the directory's mtime when it was last listed to its end
         self._timer: IDelayedCall | None = None
         self._port: IListeningPort | None = None
@@ -114,13 +117,21 @@ class DropWatcher:
     def _look_soon(self) -> None:
         """A poke: look in this turn of the loop's next one, however many pokes come."""
         if self._timer is not None and self._stopping is None:
-            self._timer.reset(0)
+            self._timer.reset(min(SCAN_SECONDS, self._rest()))
 
     def _look(self) -> None:
+        now = self._seconds()
         self._timer = self._reactor.callLater(SCAN_SECONDS, self._look)
-        if not self._waiting:
+        if not self._waiting and not self._rest():
             self._list()
+            spent = self._seconds() - now
+            self._rest_until = now + min(spent / LISTING_SHARE, REST_MAX)
         self._pump()
+
+    def _rest(self) -> float:
+        """For how many seconds it is not listed again; a clock that was set back changes nothing."""
+        left = self._rest_until - self._seconds()
+        return left if 0.0 < left <= REST_MAX else 0.0
 
     def _list(self) -> None:
         now = self._seconds()

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -321,6 +322,33 @@ def test_a_directory_that_did_not_change_is_not_listed(directory: Path) -> None:
         watch.tick()
     os.chmod(directory, DIRECTORY_MODE)
     assert watch.told == []
+
+
+def test_a_directory_that_takes_long_to_list_is_listed_less_often(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who fills it and pokes without end has a tenth of the time, and does not stop the mail of others."""
+    watch = Watch(directory)
+    clock, listings = watch.reactor, []
+
+    def slow(watcher: DropWatcher) -> tuple[list[str], bool]:
+        listings.append(clock.seconds())
+        clock.rightNow += 0.3  # reads a million names
+        (directory / f"junk-{len(listings)}").touch()
+        return [], True
+
+    monkeypatch.setattr(DropWatcher, "_names", slow)
+    watch.watcher.start()
+    for _ in range(600):
+        watch.watcher._look_soon()
+        watch.tick(0.1)
+    assert len(listings) >= 12
+    assert all(later - earlier > 2.9 for earlier, later in pairwise(listings))
+    watch.watcher._rest_until = clock.seconds() + 1_000_000.0  # the clock was set back
+    before = len(listings)
+    watch.tick(4.0)
+    assert len(listings) == before + 1
+    watch.watcher.stop()
 
 
 def test_a_directory_that_is_gone_is_told_and_the_watch_goes_on(directory: Path) -> None:
