@@ -150,7 +150,7 @@ def test_the_operator_sees_what_accounts_have_sent(office: Office) -> None:
     daemon = office.daemon
     assert "no account" in daemon.run("relaymta", "quota", "list").stdout
     with sqlite3.connect(daemon.folder / "spool" / "state" / "quota.sqlite") as rows:
-        rows.execute(SCHEMA)
+        rows.executescript(SCHEMA)
         now = int(time.time())
         slots = [(span, now // slot) for span, slot in SPANS.items()]
         rows.executemany("INSERT INTO sent VALUES ('app', ?, ?, 2, 30)", slots)
