@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from relaymta.mail.reply import Reply
 from relaymta.smtp import answers, grammar
+from relaymta.smtp.commands import XForward
 from relaymta.smtp.data import ChunkDecoder, Decoder, Fault
 from relaymta.smtp.grammar import RefusalError
 from relaymta.smtp.rules import Rules
@@ -37,6 +38,7 @@ class Intake:
         _unrecognized: int
         _open: bool
         _recipients: int
+        forwarded: XForward | None
         _decoder: Decoder | ChunkDecoder | None
         _refusal: Reply | None
         _ours: bool
@@ -100,6 +102,7 @@ class Intake:
             self._open = False
             self._events.append(Signal.RESET)
         self._refusal = refusal
+        self.forwarded = None  # it was said of this message, and chunks have no end that would say so
 
     def _end_content(self) -> None:
         refusal = self._refusal

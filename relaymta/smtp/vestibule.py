@@ -42,9 +42,10 @@ class Vestibule(Protocol):
     def connectionMade(self) -> None:
         """Wait for the header, unless there are too many connections already."""
         house = self._house
+        self._peer = house.peer_of(self.transport)  # a transport that is lost does not say it any more
         refusal = house.door.enter(self, None)
         if refusal is not None:
-            house.on_turned_away(house.peer_of(self.transport), refusal)
+            house.on_turned_away(self._peer, refusal)
             if not house.implicit_tls:
                 self.transport.write(refusal.render())
             self._end()
@@ -67,9 +68,9 @@ class Vestibule(Protocol):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """It went before it had said anything whole; with nothing at all it was a look at our health."""
+        self._leave()
         if self._heard and not self._ended:
             self._tell("the PROXY header is cut short")
-        self._leave()
 
     def drain(self) -> None:
         """We are going down."""
@@ -94,7 +95,7 @@ class Vestibule(Protocol):
         self._end()
 
     def _tell(self, reason: str) -> None:
-        self._house.on_bad_header(self._house.peer_of(self.transport), reason)
+        self._house.on_bad_header(self._peer, reason)
 
     def _end(self) -> None:
         self._ended = True

@@ -202,6 +202,17 @@ def test_xforward_is_of_one_message() -> None:
         assert peer.forwarded is not None
 
 
+def test_xforward_ends_with_a_chunk_that_is_too_large() -> None:
+    """The refusal of a chunk ends the transaction, so that the next message was said to come from there too."""
+    guests = house(xforward=NAMED, max_message_size=5)
+    peers = met(guests)
+    wire = guests.connect().hello()
+    wire.say(b"XFORWARD ADDR=203.0.113.7\r\n" + ENVELOPE)
+    assert wire.codes(b"BDAT 9\r\n1234567\r\n") == ["552 5.3.4"]
+    wire.say(ENVELOPE)
+    assert peers[0].forwarded is None
+
+
 def test_rset_without_a_transaction_forgets_it_too() -> None:
     """What was said before RSET is about no later message."""
     guests = house(xforward=NAMED)

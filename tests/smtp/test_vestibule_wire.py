@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -72,7 +73,7 @@ class BeforeTls(TestCase):
 
     def visit(self, tls: TlsMode, script: Callable[[Client], Any], **options: Any) -> Deferred[Any]:
         guests = house(proxy=LOOPBACK, tls=tls, context=server_context(), **options)
-        self.peers: list[Peer] = []
+        self.guests, self.peers = guests, list[Peer]()
         before = guests.factory.handler
 
         def handler(peer: Peer) -> Handler:
@@ -121,6 +122,19 @@ class BeforeTls(TestCase):
             return tls.say(b"") + tls.say(b"NOOP\r\n")
 
         assert codes(await self.visit(TlsMode.IMPLICIT, script)) == ["220", "250 2.0.0"]
+
+    async def test_who_leaves_within_the_header_is_told_and_forgotten(self) -> None:
+        """A transport that is lost does not say its addresses any more: the place at the door stayed taken for ever."""
+        told: list[tuple[str, str]] = []
+
+        def script(client: Client) -> None:
+            self.guests.factory.on_bad_header = lambda peer, reason: told.append((peer.client, reason))
+            client.socket.sendall(version1(*ENDS)[:9])
+
+        await self.visit(TlsMode.IMPLICIT, script)
+        while not told or len(self.guests.factory.door):
+            await deferLater(reactor, 0.01, lambda: None)
+        assert told == [("127.0.0.1", "the PROXY header is cut short")]
 
     async def test_a_header_within_tls_is_none(self) -> None:
         """A handshake is no header: the connection ends without a word, and nobody was met."""
