@@ -42,6 +42,9 @@ CHANGED = Reply(421, "4.7.0", "this account has been changed, log in again", clo
 LOOP = Reply(554, "5.4.6", "too many hops: this message is in a loop")
 LONG_HEADER = Reply(552, "5.3.4", "header section too large")
 
+PIECES_MAX = 256  # of content in memory; ours: octets that came in pairs would take twenty times their room
+_BLANKS = (b" ", b"\t")
+
 
 @frozen(slots=True)
 class Manners:
@@ -84,7 +87,8 @@ class Reception:
         began, queue_id = self.seconds(), self.manager.new_id()
         if tls_optional(header_of(octets)):
             envelope = evolve(envelope, tls_optional=True)
-        octets = self.stamp(queue_id, envelope) + _apart(octets[:1]) + octets
+        stamp = self.stamp(queue_id, envelope)
+        octets = unfolded(stamp + octets, len(stamp))
         stored = self.manager.accept(queue_id, envelope, octets)
         return stored.addCallback(lambda _: self.told(queue_id, envelope, len(octets), header_of(octets), began))
 
@@ -443,9 +447,12 @@ class Arrival:
         if self._incoming is not None:
             self._incoming.write(octets)
         else:
-            self._parts.append(octets)
+            parts = self._parts
+            parts.append(octets)
             if self._size > self._gather:
                 self._turn_large()
+            elif len(parts) > PIECES_MAX:
+                parts[1:] = [b"".join(parts[1:])]
 
     def _turn_large(self) -> None:
         octets = b"".join(self._parts)
@@ -460,9 +467,10 @@ class Arrival:
 
     def _prepared(self, octets: bytes) -> bytes:
         """What is to be kept of `octets`, in which the header section is whole; or there is a refusal."""
-        apart = _apart(octets[len(self._parts[0]) : len(self._parts[0]) + 1])
-        if apart:
-            octets, self._size = self._parts[0] + apart + octets[len(self._parts[0]) :], self._size + len(apart)
+        whole = unfolded(octets, len(self._parts[0]))
+        if whole is not octets:
+            self._size += 2
+            octets = whole
         header = self._section = header_of(octets)
         if hops(header) > HOPS_MAX:
             self._refusal = LOOP
@@ -551,12 +559,13 @@ class Arrival:
         return self._guest.turned_down(self._envelope, self._size, reply, check)
 
 
-def _apart(first: bytes) -> bytes:
-    """What keeps content that begins with this octet from being a folded line of our own field: an empty line.
+def unfolded(octets: bytes, start: int) -> bytes:
+    """A message whose content begins at `start`, behind our own field; the same object as nearly always.
 
-    RFC 5322 §2.2.3. It has no header section then, as Postfix has it too (RFC 5321 §4.4: our trace is ours).
+    Content that begins with a blank would be read as more of our field (RFC 5322 §2.2.3), and what we say of its way
+    would be forged. As with Postfix it gets an empty header section, and all of it is body.
     """
-    return b"\r\n" if first in (b" ", b"\t") else b""
+    return octets[:start] + b"\r\n" + octets[start:] if octets.startswith(_BLANKS, start) else octets
 
 
 def _has_header(octets: bytes, start: int) -> bool:

@@ -16,7 +16,7 @@ from relaymta import events
 from relaymta.config import Size
 from relaymta.directory.account import Account
 from relaymta.mail.address import Address
-from relaymta.mail.content import HEADER_MAX
+from relaymta.mail.content import HEADER_MAX, header_of
 from relaymta.mail.envelope import Body, Envelope, Notify, Origin, Recipient, Ret
 from relaymta.mail.message import fields
 from relaymta.mail.queueid import IdMaker
@@ -30,7 +30,7 @@ from relaymta.queue.manager import Manager
 from relaymta.queue.message import Message
 from relaymta.queue.settings import Settings
 from relaymta.queue.story import decode_envelope
-from relaymta.reception import LOOP, NO_ROOM, NOT_STORED, Arrival, Guest, Manners, Reception
+from relaymta.reception import LOOP, NO_ROOM, NOT_STORED, PIECES_MAX, Arrival, Guest, Manners, Reception
 from relaymta.smtp.authing import LoggingIn
 from relaymta.smtp.commands import MailCommand, RcptCommand
 from relaymta.smtp.handler import Peer
@@ -189,6 +189,40 @@ def test_an_empty_message_is_a_message() -> None:
     porch = Porch()
     assert porch.reply(porch.transaction().finish()).code == 250
     assert porch.stored()[1].startswith(b"Received: ")
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+@pytest.mark.parametrize("more", [b"", b"x" * 2 * SMALL_MAX])
+def test_content_that_begins_with_a_blank_is_no_part_of_received(blank: bytes, more: bytes) -> None:
+    """RFC 5322 §2.2.3: our own field went on in what the client had written; now all of that is body."""
+    content = blank + b"for <x@y.example>; Mon, 1 Jan 2001 00:00:00 +0000\r\nSubject: x\r\n\r\n" + more
+    porch = Porch()
+    sink = porch.transaction()
+    for octet in content[:5], content[5:]:
+        sink.write(octet)
+    assert porch.reply(sink.finish()).code == 250
+    stored = porch.stored()[1]
+    assert header_of(stored).count(b"\r\n\t") == 2 and stored.removeprefix(header_of(stored)) == content
+    assert porch.of(events.MessageAccepted)[0].size == len(stored)
+
+
+def test_content_in_tiny_pieces_takes_no_more_room() -> None:
+    """A client that sends an octet or two at a time made one object of each: 128 KiB took three megabytes."""
+    content = b"Subject: x\r\n\r\n" + b"ab" * 1500
+    porch = Porch()
+    sink = porch.transaction()
+    for at in range(0, len(content), 2):
+        sink.write(content[at : at + 2])
+        assert len(sink._parts) <= PIECES_MAX
+    assert porch.reply(sink.finish()).code == 250 and porch.stored()[1].endswith(content)
+
+
+def test_mail_of_sendmail_that_begins_with_a_blank_is_no_part_of_received() -> None:
+    """The same where no session was."""
+    porch = Porch()
+    porch.reception.take(Envelope(ALICE, (Recipient(BOB),), NOW, Origin(protocol="local")), b" x: y\r\n\r\n")
+    porch.settle()
+    assert porch.stored()[1].endswith(b"\r\n\r\n x: y\r\n\r\n")
 
 
 def test_what_was_asked_at_mail_and_rcpt_is_in_the_envelope() -> None:

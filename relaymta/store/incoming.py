@@ -17,6 +17,7 @@ from relaymta.store.interfaces import Content, SpoolError
 from relaymta.store.shelf import Shelf
 
 GATHER = 64 * 1024  # octets gathered for one write; ours: what a socket gives at once, or more
+PIECES_MAX = 1024  # and in so many objects: a client may send an octet or two at a time; ours
 
 
 @define(slots=True, eq=False)
@@ -62,7 +63,7 @@ class Inflow:
         self._eightbit = self._eightbit or not octets.isascii()
         self._pieces.append(octets)
         self._gathered += len(octets)
-        if self._gathered >= GATHER:
+        if self._gathered >= GATHER or len(self._pieces) >= PIECES_MAX:
             try:
                 self._flush(self._disk)
             except OSError as error:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from relaymta.store.disk import RealDisk
+from relaymta.store.incoming import PIECES_MAX
 from relaymta.store.interfaces import Schedule, Spool, SpoolLocked, Stored
 from relaymta.store.spool import DiskSpool
 
@@ -121,6 +122,18 @@ class Life(TestCase):
             assert answer.called
         await spool.close()
         assert os.listdir(f"{self.path}/tmp") == []
+
+    async def test_tiny_pieces_of_a_large_message_are_not_gathered_for_long(self) -> None:
+        """An octet or two at a time are objects of thirty times their size: a client must not fill memory with them."""
+        spool = make(self.path, self.commit)
+        await spool.open()
+        incoming: Any = spool.receive("L", b"head", Schedule(1))
+        for number in range(3000):
+            incoming.write(b"%02d" % (number % 100))
+            assert len(incoming._pieces) < PIECES_MAX
+        got = await incoming.commit()
+        assert b"".join(got.chunks()) == b"".join(b"%02d" % (number % 100) for number in range(3000))
+        await spool.close()
 
     async def test_a_steady_load_uses_its_segments_again(self) -> None:
         """The journal does not grow: what is done frees its segment."""
