@@ -323,6 +323,7 @@ class RelayESMTP(smtp.ESMTP):
             self.transport.startTLS(factory.tls_context)
         except Exception:  # noqa: BLE001 - after 220 the client speaks TLS: there is no reply it could read
             self._bug("tls")
+            self.transport.protocol = self  # not a layer that has no connection, and could not tell of its end
             self.transport.abortConnection()
 
     def handshakeCompleted(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -12,8 +13,11 @@ from typing import Any
 
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
+from zope.interface import implementer
 
 from relaymta.net.eager import EagerServer
 from relaymta.smtp.settings import TlsMode
@@ -23,6 +27,15 @@ from tests.smtp.guests import House, codes, house
 ENVELOPE = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
 reactor: Any = installed_reactor
 PATIENCE = 20.0  # seconds before a test is given up
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class NoTls:
+    """A certificate that OpenSSL does not take."""
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> Any:
+        """It says so as late as here."""
+        raise ValueError("ee key too small")
 
 
 class Client:
@@ -196,6 +209,24 @@ class OnTheWire(TestCase):
 
         guests = house(tls=TlsMode.STARTTLS, context=server_context(), timeouts={"handshake": 0.1})
         self.assertIn(await self.visit(guests, script), (b"reset", b""))
+
+    async def test_tls_that_cannot_be_made_ends_the_session(self) -> None:
+        """Twisted's layer fails over its own lack of a connection, and the place at the door stayed taken for ever."""
+
+        def script(client: Client) -> None:
+            with contextlib.suppress(ConnectionResetError):
+                client.reply()
+                client.say(b"EHLO x\r\n")
+                client.say(b"STARTTLS\r\n")
+                client.rest()
+
+        guests = house(tls=TlsMode.STARTTLS, context=NoTls())
+        failed: list[str] = []
+        guests.factory.on_tls_failed = lambda peer, reason: failed.append(reason)
+        await self.visit(guests, script)
+        while len(guests.factory.door):
+            await deferLater(reactor, 0.01, lambda: None)
+        self.assertEqual((guests.notebook.bugs, failed), (["smtp.server tls"], ["aborted"]))
 
     async def test_clear_text_in_place_of_a_handshake(self) -> None:
         """What is sent in clear behind the 220 is no command and ends the session; the reason is told."""
