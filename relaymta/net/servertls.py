@@ -131,11 +131,15 @@ def _note_verdict(connection: SSL.Connection, certificate: object, error: int, d
 def client_certificate(connection: Any) -> tuple[str, tuple[str, ...]]:
     """Fingerprint (SHA-256, hex) and names of the client's certificate after the handshake; "" and () without one.
 
-    The names of one whose chain or dates are not sound are left out: anybody can write them.
+    The names of one whose chain or dates are not sound are left out: anybody can write them. One that cannot be read is
+    none.
     """
     if not isinstance(connection, Asking):
         return "", ()
-    certificate = connection.get_peer_certificate(as_cryptography=True)
-    if certificate is None:
+    try:
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            return "", ()
+        return fingerprint(certificate), all_names(certificate) if connection.sound else ()
+    except Exception:  # noqa: BLE001 - OpenSSL reads more than cryptography, which has no common name for its refusals
         return "", ()
-    return fingerprint(certificate), all_names(certificate) if connection.sound else ()

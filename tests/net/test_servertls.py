@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import encodebytes
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 
@@ -190,6 +192,27 @@ def test_names_that_nobody_vouches_for_are_left_out(tmp_path: Path, fault: str) 
     side = Side(tmp_path, make("a.example"), asks=True, ca=None if fault == "no authority" else ca)
     server, _ = side.meet(client(own))
     assert client_certificate(server) == (own.fingerprint, ())
+
+
+@pytest.mark.parametrize(
+    ("what", "instead"),
+    [(bytes.fromhex("a003020102"), bytes.fromhex("a003020107")), (b"Z", b"X")],
+    ids=["version 8", "a date that is none"],
+)
+def test_a_certificate_that_cannot_be_read_is_none(tmp_path: Path, what: bytes, instead: bytes) -> None:
+    """OpenSSL takes such ones from anybody; the session goes on without it, and was lost with a traceback before."""
+    made = make("evil.example")
+    der = made.certificate.public_bytes(Encoding.DER)
+    assert what in der
+    file = tmp_path / "evil.pem"
+    file.write_bytes(
+        b"-----BEGIN CERTIFICATE-----\n" + encodebytes(der.replace(what, instead, 1)) + b"-----END CERTIFICATE-----\n"
+    )
+    context = client()
+    context.use_certificate_file(str(file))
+    context.use_privatekey(made.key)
+    server, _ = Side(tmp_path, make("relay.example"), asks=True).meet(context)
+    assert client_certificate(server) == ("", ())
 
 
 def test_an_authority_need_not_be_a_root(tmp_path: Path) -> None:
