@@ -72,3 +72,28 @@ def test_connections_of_a_client_are_limited_for_the_host() -> None:
     assert let_in == [True, True, True, False, False]
     doors[0].leave(guests[0])  # type: ignore[arg-type]
     assert doors[1].enter(guests[3], "192.0.2.1") is None  # type: ignore[arg-type]
+
+
+def test_clients_that_share_a_cell_do_not_share_it_in_every_row() -> None:
+    """Rows were copies of each other for keys of one length, as IPv6 clients all are: one count for two strangers."""
+    board = Board.alone()
+    rows: dict[int, set[int]] = {}
+    for number in range(2000):
+        first, *others = board._places(b"door mx %016x" % number)
+        rows.setdefault(first, set()).add(others[0])
+    shared = [seconds for seconds in rows.values() if len(seconds) > 1]
+    assert len(shared) > 50  # about 115 pairs share the first
+    assert sum(map(len, rows.values())) > 1990
+
+
+def test_nobody_knows_who_shares_a_cell_with_whom() -> None:
+    """Each board has a key of its own, and all views of one board have the same."""
+    one, other = crew(2)
+    key = b"door mx 20010db800010002"
+    assert one._places(key) == other._places(key) != crew(1)[0]._places(key)
+
+
+def test_nobody_is_counted_on_an_empty_board() -> None:
+    """Whatever the cells of a key: what stands behind the cells is never taken for a count."""
+    board = Board.alone()
+    assert not any(board.count(b"%d" % number) for number in range(60_000))
