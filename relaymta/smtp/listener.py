@@ -72,6 +72,7 @@ class RelayFactory(smtp.SMTPFactory):
         self.on_turned_away = on_turned_away
         self.on_bad_header = on_bad_header
         self.certificate_of = certificate_of
+        self.tls_context: Any = None
         self.door = Door(0, 0, exempt, clock, counts, settings.name)
         self.configure(settings, tls_context, directory)
 
@@ -86,7 +87,8 @@ class RelayFactory(smtp.SMTPFactory):
         if settings.tls is not TlsMode.NONE and tls_context is None:
             raise ValueError(f"listener {settings.name}: TLS needs a certificate")
         self.settings = settings
-        self.tls_context = tls_context
+        if tls_context is not None:  # where it is turned off, sessions that were offered it may still come to it
+            self.tls_context = tls_context
         self.implicit_tls = settings.tls is TlsMode.IMPLICIT
         self.directory = directory
         self._mechanisms: frozenset[str] | None = None

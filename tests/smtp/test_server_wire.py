@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -227,6 +228,21 @@ class OnTheWire(TestCase):
         while len(guests.factory.door):
             await deferLater(reactor, 0.01, lambda: None)
         self.assertEqual((guests.notebook.bugs, failed), (["smtp.server tls"], ["aborted"]))
+
+    async def test_tls_that_is_turned_off_is_kept_for_who_was_offered_it(self) -> None:
+        """A reload is for sessions to come: STARTTLS behind it was a bug of ours, and the session was cut."""
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+
+        def script(client: Client) -> bytes:
+            client.reply()
+            client.say(b"EHLO x\r\n")
+            guests.factory.configure(evolve(guests.settings, tls=TlsMode.NONE))
+            client.say(b"STARTTLS\r\n")
+            client.start_tls()
+            return client.say(b"EHLO x\r\n")
+
+        self.assertEqual(codes(await self.visit(guests, script)), ["250"])
+        self.assertEqual(guests.notebook.bugs, [])
 
     async def test_clear_text_in_place_of_a_handshake(self) -> None:
         """What is sent in clear behind the 220 is no command and ends the session; the reason is told."""
