@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from unicodedata import normalize
 
 from relaymta.mail.address import Address
 from relaymta.mail.reply import Reply
@@ -96,6 +97,7 @@ class Relaying:
             return None
         if address.domain not in self._domains:
             return Verdict(DENIED, self.name, "neither client nor domain is ours")
-        if not _ROUTING.isdisjoint(address.local):
+        local = address.local if address.local.isascii() else normalize("NFKC", address.local)  # "％" may become "%"
+        if not _ROUTING.isdisjoint(local):
             return Verdict(ROUTED, self.name, "routing inside the local part")
         return None

@@ -50,10 +50,18 @@ def test_a_stranger_may_reach_our_domains(path: str) -> None:
         "<a@[IPv6:::1]>",
         "<postmaster@else.example>",
         '<"a@else.example"@[127.0.0.1]>',
+        "<a\uff20else.example@ours.example>",
+        "<a\uff05else.example@ours.example>",
+        "<a@\uff45lse.example>",
+        "<a@else\u3002example>",
+        "<a@ours.ex\u0430mple>",
     ],
 )
 def test_every_trick_to_relay_through_us_is_550_5_7_1(path: str) -> None:
-    """Percent hack, bang path, quoted at-sign, source route and address literals do not open the relay."""
+    """Percent hack, bang path, quoted at-sign, source route and address literals do not open the relay.
+
+    Nor do the same in characters that somebody behind us may take for those of ASCII.
+    """
     assert ask(path).startswith("550 5.7.1 ")
 
 
