@@ -8,6 +8,7 @@ from __future__ import annotations
 from relaymta.directory.saslprep import prepare
 
 NAME_MAX = 255  # octets in UTF-8; ours, what a column of names usually holds
+PREPARED_MAX = 1024  # characters of a password beyond ASCII; ours: NFKC may take the square of that
 
 
 def account_name(text: str) -> str:
@@ -27,4 +28,7 @@ def account_name(text: str) -> str:
 
 def password_text(octets: bytes) -> str:
     """A password as it is hashed, from the UTF-8 that the client sent. Raises ValueError; "" is none."""
-    return prepare(octets.decode())
+    text = octets.decode()
+    if len(text) > PREPARED_MAX and not text.isascii():
+        raise ValueError("a password that long must be ASCII")
+    return prepare(text)

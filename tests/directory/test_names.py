@@ -36,3 +36,11 @@ def test_a_password_is_utf_8() -> None:
     with pytest.raises(ValueError, match="utf-8"):
         password_text(b"\xff")
     assert password_text("\u00ad".encode()) == ""
+
+
+def test_a_long_password_beyond_ascii_is_nobodys() -> None:
+    """What would take long to prepare is not prepared; a token in the place of a password is ASCII and may be long."""
+    with pytest.raises(ValueError, match="ASCII"):
+        password_text("\ufdfa".encode() * 3000)
+    assert password_text("\ufdfa".encode()).startswith("\u0635")
+    assert password_text(b"x" * 9000) == "x" * 9000
