@@ -86,10 +86,10 @@ class Intake:
 
     def _take(self, octets: bytes, fault: Fault | None) -> Event | None:
         """Content for the sink, unless it is or becomes refused."""
+        self.size += len(octets)  # of what is refused too: it comes as quickly as it comes
         if fault is not None:
             self._spoil(answers.FAULTS[fault])  # the gravest refusal, since it closes
         elif self._refusal is None:
-            self.size += len(octets)
             if 0 < self.rules.max_message_size < self.size:
                 self._spoil(answers.SIZE_EXCEEDED)  # RFC 1870 §6.3
             elif octets:
@@ -168,6 +168,8 @@ class Intake:
             if self._chunk_last and not self._chunk_left:
                 octets += decoder.finish()
             event = self._take(octets, decoder.fault)
+        else:
+            self.size += len(octets)
         if not self._chunk_left:
             self._end_chunk()
         return event

@@ -17,6 +17,7 @@ from relaymta.mail.reply import Reply
 from relaymta.smtp.door import client_key
 from relaymta.smtp.server import WAITING_MAX
 from relaymta.smtp.settings import ListenerSettings, TlsMode
+from relaymta.smtp.stream import LINE_MAX
 from tests.smtp.guests import STORED, House, NotingSink, Wire, codes, house
 
 ENVELOPE = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
@@ -342,6 +343,44 @@ def test_content_that_comes_well_is_not_hurried() -> None:
     for _ in range(30):
         guests.clock.advance(10)
         assert wire.say(b"x" * 1000) == b""
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "code"),
+    [
+        (ENVELOPE + b"DATA\r\nbare\n", b"\r\n.\r\n", "550 5.6.0"),
+        (ENVELOPE + b"BDAT 30006 LAST\r\nbare\n", b"x", "550 5.6.0"),
+        (b"BDAT 30001 LAST\r\n", b"x", "503 5.5.1"),
+    ],
+)
+def test_content_that_is_refused_is_not_hurried_either(begin: bytes, end: bytes, code: str) -> None:
+    """Its octets were not counted, so that a slow line was told 421 for days in place of what was wrong."""
+    guests = house(timeouts={"content": 60, "min_rate": 50})
+    wire = guests.connect().hello()
+    wire.say(begin)
+    for _ in range(30):
+        guests.clock.advance(10)
+        assert wire.say(b"x" * 1000) == b""
+    assert wire.codes(end) == [code]
+
+
+@pytest.mark.parametrize("size", [1, 50])
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"N", b"x" * 5000, ENVELOPE + b"BDAT 9\r\n", ENVELOPE + b"DATA\r\nbare\n", b"BDAT 99999\r\n"],
+    ids=["", "half a command", "a line that is too long", "a chunk", "refused content", "a chunk out of turn"],
+)
+def test_nothing_that_trickles_keeps_a_session(begin: bytes, size: int) -> None:
+    """Whatever a client is in the middle of, it has an hour at the most, and we hold no more of it than a line."""
+    guests = house(timeouts={"message": 600})
+    wire = guests.connect().hello()
+    wire.say(begin)
+    said = b""
+    for _ in range(70):
+        guests.clock.advance(10)
+        said += wire.say(b"x" * size)
+        assert wire.protocol._session.waiting <= 2 * LINE_MAX
+    assert b"421 4.4.2 " in said and wire.transport.closing
 
 
 def test_a_session_without_mail_ends() -> None:
