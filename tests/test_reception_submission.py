@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from relaymta import events
 from relaymta.directory.account import Account, Quota
@@ -314,7 +314,10 @@ def test_what_never_comes_is_given_back(body: bytes) -> None:
 
 
 def test_what_is_over_quota_is_held(tmp_path: Path) -> None:
-    """The whole way with a real count: taken, then held, and an aborted message counts for nothing."""
+    """The whole way with a real count: taken, then held, and an aborted message counts for nothing.
+
+    Nor does one whose client went while it was counted, which was never given back.
+    """
     office = Office(Desk(Account("app", quota=Quota(messages_per_hour=1))))
     calls: Queue[tuple[Any, ...]] = Queue()
     state = State(str(tmp_path / "state" / "quota.sqlite"), SCHEMA, lambda *call: calls.put(call))
@@ -326,18 +329,26 @@ def test_what_is_over_quota_is_held(tmp_path: Path) -> None:
         call, *facts = calls.get(timeout=10)
         call(*facts)
 
-    def begin() -> Arrival:
+    def ask() -> Deferred[Any]:
         guest = office.guest()
         guest.mail(MailCommand(ALICE))
         guest.rcpt(RcptCommand(BOB))
+        return Deferred.fromCoroutine(guest.data())  # type: ignore[arg-type]
+
+    def begin() -> Arrival:
         sinks: list[Any] = []
-        Deferred.fromCoroutine(guest.data()).addCallback(sinks.append)  # type: ignore[arg-type]
+        ask().addCallback(sinks.append)
         assert sinks == []
         counted()
         assert isinstance(sinks[0], Arrival)
         return sinks[0]
 
     begin().abort()
+    counted()
+    gone = ask()
+    gone.addErrback(lambda failure: failure.trap(CancelledError))
+    gone.cancel()
+    counted()
     counted()
     for _ in range(2):
         sink = begin()

@@ -100,12 +100,22 @@ class Quotas:
             return excess, Over.HOLD if held else Over.REFUSE
 
         counted = self._state.run(work)
-        return counted.addCallbacks(
+        judged = counted.addCallbacks(
             self._counted,
             self._not_counted,
             callbackArgs=(transaction, account, recipients, at, now),
             errbackArgs=(account,),
         )
+        heard: Deferred[Opinion] = Deferred()  # cancelled alone, when the client goes: it is counted all the same
+
+        def tell(opinion: Opinion) -> None:
+            if not heard.called:
+                heard.callback(opinion)
+            elif transaction.undo is not None:
+                transaction.undo()
+
+        judged.addCallbacks(tell, heard.errback)
+        return heard
 
     def _counted(
         self,
