@@ -74,6 +74,7 @@ class Relaying:
         self._domains = Domains(settings.domains)
         self._certificates = frozenset(map(fingerprint, settings.certificates))
         self._holders = Domains(settings.certificate_names)
+        self._mailboxes = frozenset(name.lower() for name in settings.certificate_names if "@" in name)
         self._known: dict[str, bool] = {}
 
     def trusts(self, client: str) -> bool:
@@ -87,7 +88,10 @@ class Relaying:
 
     def vouches(self, certificate: str, names: Iterable[str]) -> bool:
         """Whether who showed this client certificate may relay to anywhere; `names` are those that can be trusted."""
-        return certificate in self._certificates or any(name.lower() in self._holders for name in names)
+        if certificate in self._certificates:
+            return True
+        lowered = map(str.lower, names)  # a mailbox is no subdomain: joe@mail.example.org is no host of example.org's
+        return any(name in (self._mailboxes if "@" in name else self._holders) for name in lowered)
 
     def rcpt(self, transaction: Transaction, address: Address) -> Opinion:
         """None when this recipient may be taken from this client, else a 550 5.7.1."""

@@ -78,6 +78,7 @@ PRINT = "5E:61:0C:8A:" * 8
         ("00" * 32, ("x.hosts.example.org",), True),
         ("00" * 32, ("ops@example.org", "other.example"), True),
         ("00" * 32, ("hosts.example.org", "app.example.org.evil", "x@example.org"), False),
+        ("00" * 32, ("joe@hosts.example.org", "joe@mail.hosts.example.org", "ops@example.org.hosts"), False),
         ("", (), False),
     ],
 )
