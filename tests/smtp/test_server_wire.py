@@ -244,6 +244,41 @@ class OnTheWire(TestCase):
         self.assertEqual(codes(await self.visit(guests, script)), ["250"])
         self.assertEqual(guests.notebook.bugs, [])
 
+    async def test_however_a_connection_dies_its_place_is_free(self) -> None:
+        """In every phase, closed and reset: what was counted at the door is given back."""
+        hello = [b"EHLO x\r\n"]
+        phases: list[list[bytes]] = [
+            [],
+            [b"EHL"],
+            hello,
+            [*hello, b"STARTTLS\r\n"],
+            [*hello, b"STARTTLS\r\n", b"\x16\x03\x01\x02\x00\x01\x00"],
+            [*hello, b"STARTTLS\r\n", b"NOOP\r\n"],
+            [*hello, ENVELOPE + b"DATA\r\n", b"text"],
+            [*hello, ENVELOPE + b"BDAT 9 LAST\r\n", b"text"],
+            [*hello, b"QUIT\r\n"],
+        ]
+        guests = house(tls=TlsMode.STARTTLS, context=server_context())
+        port = self.listen(guests)
+
+        def visit(phase: list[bytes], reset: bool) -> None:
+            client = Client(port)
+            client.reply()
+            for octets in phase[:-1]:
+                client.say(octets)
+            client.socket.sendall(b"".join(phase[-1:]))
+            if reset:
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.socket.close()
+
+        for phase in phases:
+            for reset in (False, True):
+                await deferToThread(visit, phase, reset)
+                while len(guests.factory.door):
+                    await deferLater(reactor, 0.01, lambda: None)
+        self.assertEqual(guests.notebook.bugs, [])
+        self.assertEqual(guests.notebook.messages, [])
+
     async def test_clear_text_in_place_of_a_handshake(self) -> None:
         """What is sent in clear behind the 220 is no command and ends the session; the reason is told."""
 
