@@ -185,8 +185,10 @@ class Guest:
 
     def helo(self, name: str, esmtp: bool) -> Reply | None | Awaitable[Reply | None]:
         """EHLO or HELO: facts for what follows."""
-        self._transaction = self._fresh()
-        return self._say(self._house.manners.pipeline.helo(self._transaction), "EHLO" if esmtp else "HELO")
+        fresh = self._fresh()
+        if self._mail is None:  # else it goes on where this is refused (RFC 5321 §4.1.4), with all its recipients
+            self._transaction = fresh
+        return self._say(self._house.manners.pipeline.helo(fresh), "EHLO" if esmtp else "HELO")
 
     def keys(self, name: str) -> Reply | Awaitable[ScramKeys | Reply]:
         """AUTH by SCRAM."""

@@ -447,6 +447,24 @@ def test_data_without_recipients_is_554() -> None:
         assert isinstance(reply, Reply) and (reply.code, reply.enhanced) == (554, "5.5.1")
 
 
+def test_a_refused_ehlo_loses_no_recipient() -> None:
+    """RFC 5321 §4.1.4: the state stays what it was, and who was taken before EHLO gets the message too."""
+    check = Check()
+    porch = Porch(check)
+    guest = porch.guest()
+    guest.mail(MailCommand(ALICE))
+    guest.rcpt(RcptCommand(BOB))
+    check.judgements["helo"] = Verdict(NO, "check")
+    assert guest.helo("other.example.net", True) is NO
+    guest.rcpt(RcptCommand(ALICE))
+    sink = guest.data()
+    assert isinstance(sink, Arrival)
+    sink.write(CONTENT)
+    porch.reply(sink.finish())
+    envelope = porch.stored()[0]
+    assert [recipient.address for recipient in envelope.recipients] == [BOB, ALICE]
+
+
 def test_a_reset_forgets_the_transaction() -> None:
     """After RSET neither sender nor recipients of before are left."""
     porch = Porch()
