@@ -23,7 +23,7 @@ T = TypeVar("T")
 E = TypeVar("E")
 LAZINESS = 1.0  # seconds that what nobody waits for may stay unwritten
 QUICK = 0.002  # seconds that work on the reactor's thread may take; ours, ten times a sync of a good disk
-GATHERING = 0.001  # seconds that work waits at most for what else is coming in; ours, a few messages' time
+GATHERING = 0.002  # seconds that work waits at most for what else is coming in; ours, a few messages' time
 HELD_UP = 0.05  # seconds beyond that, forgotten a hundredth with each quick one, until a thread is taken; ours
 
 
