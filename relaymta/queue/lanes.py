@@ -74,9 +74,12 @@ class Share(Protocol):
         """Count one less."""
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Lane(Generic[T]):
-    """One destination. `asleep` is the time until which nothing leaves, 0.0 when awake."""
+    """One destination. `asleep` is the time until which nothing leaves, 0.0 when awake.
+
+    There may be fifty thousand of them in each worker, of which hardly one is busy: nothing is held for later.
+    """
 
     name: str
     limits: LaneLimits
@@ -94,17 +97,17 @@ class Lane(Generic[T]):
     listed: bool = False
     fresh: FairQueue[T] | None = None
     tickets: FairQueue[str] | None = None
-    unsorted: list[str] = field(factory=list)
+    unsorted: list[str] | None = None
 
     @property
     def waiting(self) -> int:
         """Tickets that wait here."""
-        return len(self.unsorted) + (self.tickets.size if self.tickets is not None else 0)
+        return len(self.unsorted or ()) + (self.tickets.size if self.tickets is not None else 0)
 
     @property
     def has_tickets(self) -> bool:
         """Whether a ticket waits here."""
-        return bool(self.unsorted) or self.tickets is not None
+        return self.unsorted is not None or self.tickets is not None
 
 
 @frozen(slots=True)
@@ -199,7 +202,10 @@ class Lanes(Generic[T]):
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._make(name)
-        lane.unsorted.append(queue_id)
+        if lane.unsorted is None:
+            lane.unsorted = [queue_id]
+        else:
+            lane.unsorted.append(queue_id)
         self.tickets += 1
         self._ring(lane)
 
@@ -251,13 +257,16 @@ class Lanes(Generic[T]):
         self.tickets -= 1
         unsorted = lane.unsorted
         if lane.tickets is None:
-            if len(unsorted) == 1:
-                return unsorted.pop()
+            if unsorted is not None and len(unsorted) == 1:
+                lane.unsorted = None
+                return unsorted[0]
             lane.tickets = FairQueue()
-        if unsorted:
+        if unsorted is not None:
             for queue_id in unsorted[:SORT_MAX]:
                 lane.tickets.put(self._sender_of(queue_id), queue_id)
             del unsorted[:SORT_MAX]
+            if not unsorted:
+                lane.unsorted = None
         queue_id = lane.tickets.take()
         if not lane.tickets.size:
             lane.tickets = None
@@ -345,7 +354,7 @@ class Lanes(Generic[T]):
         lane.window = 1
         self._sleep(lane, now + seconds)
         if lane.tickets is not None and lane.tickets.size <= SORT_MAX:  # a list is the smallest way to sleep
-            lane.unsorted = [*lane.tickets, *lane.unsorted]
+            lane.unsorted = [*lane.tickets, *(lane.unsorted or ())]
             lane.tickets = None
         return Suspended(seconds)
 

@@ -20,14 +20,9 @@ from enum import IntEnum
 from attrs import frozen
 
 from relaymta.store.numbers import Numbers
+from relaymta.store.packed import due_of, lane_of, pack, sender_of, state_of, with_state
 
 SHELVES = 256  # small dictionaries instead of one: none is ever so large that growing it stops the reactor
-
-_NAME_BITS = 24
-_NAME_MASK = (1 << _NAME_BITS) - 1
-_SENDER_SHIFT = 2
-_LANE_SHIFT = _SENDER_SHIFT + _NAME_BITS
-_DUE_SHIFT = _LANE_SHIFT + _NAME_BITS
 
 
 class State(IntEnum):
@@ -88,12 +83,7 @@ class Timeline:
         if queue_id in shelf:
             raise ValueError(f"{queue_id} waits already")
         due = max(due, 0)
-        shelf[queue_id] = (
-            due << _DUE_SHIFT
-            | self._lanes.take(lane) << _LANE_SHIFT
-            | self._senders.take(sender) << _SENDER_SHIFT
-            | state
-        )
+        shelf[queue_id] = pack(due, self._lanes.take(lane), self._senders.take(sender), state)
         self._counts[state] += 1
         if state is State.WAITING:
             self._slot(queue_id, due)
@@ -113,8 +103,8 @@ class Timeline:
             return None
         entry = self._spell(queue_id, ticket)
         self._counts[entry.state] -= 1
-        self._lanes.give(ticket >> _LANE_SHIFT & _NAME_MASK)
-        self._senders.give(ticket >> _SENDER_SHIFT & _NAME_MASK)
+        self._lanes.give(lane_of(ticket))
+        self._senders.give(sender_of(ticket))
         return entry
 
     def get(self, queue_id: str) -> Entry | None:
@@ -125,20 +115,20 @@ class Timeline:
     def is_ready(self, queue_id: str) -> bool:
         """Whether a ticket is here and READY."""
         ticket = self._shelves[hash(queue_id) % SHELVES].get(queue_id)
-        return ticket is not None and ticket & 3 == State.READY
+        return ticket is not None and state_of(ticket) == State.READY
 
     def sender(self, queue_id: str) -> str:
         """The sender's key of a ticket, "" where there is none."""
         ticket = self._shelves[hash(queue_id) % SHELVES].get(queue_id)
-        return "" if ticket is None else self._senders.rows[ticket >> _SENDER_SHIFT & _NAME_MASK]
+        return "" if ticket is None else self._senders.rows[sender_of(ticket)]
 
     def hurry(self, queue_id: str, due: int) -> bool:
         """Let a WAITING ticket be due at `due`; False where it is not waiting, or due by then anyway."""
         shelf = self._shelves[hash(queue_id) % SHELVES]
         ticket = shelf.get(queue_id)
-        if ticket is None or ticket & 3 != State.WAITING or ticket >> _DUE_SHIFT <= due:
+        if ticket is None or state_of(ticket) != State.WAITING or due_of(ticket) <= due:
             return False
-        shelf[queue_id] = due << _DUE_SHIFT | ticket & (1 << _DUE_SHIFT) - 1
+        shelf[queue_id] = pack(due, lane_of(ticket), sender_of(ticket), State.WAITING)
         self._slot(queue_id, due)
         return True
 
@@ -159,10 +149,10 @@ class Timeline:
                 queue_id = slot.pop()
                 shelf = self._shelves[hash(queue_id) % SHELVES]
                 ticket = shelf.get(queue_id)
-                if ticket is None or ticket & 3 != State.WAITING or ticket >> _DUE_SHIFT != second:
+                if ticket is None or state_of(ticket) != State.WAITING or due_of(ticket) != second:
                     continue
-                shelf[queue_id] = ticket | State.READY
-                found.append((queue_id, lanes[ticket >> _LANE_SHIFT & _NAME_MASK]))
+                shelf[queue_id] = with_state(ticket, State.READY)
+                found.append((queue_id, lanes[lane_of(ticket)]))
             if not slot:
                 del slots[second]
                 heapq.heappop(seconds)
@@ -180,14 +170,14 @@ class Timeline:
 
     def _of_lane(self, shelf: dict[str, int], lane: str) -> list[str]:
         number = self._lanes.numbers.get(lane, -1)
-        return [i for i, ticket in shelf.items() if ticket >> _LANE_SHIFT & _NAME_MASK == number]
+        return [i for i, ticket in shelf.items() if lane_of(ticket) == number]
 
     def older(self, after: str, before: str) -> Iterator[list[str]]:
         """Ids of tickets not HELD with after <= id < before, a list a shelf, lazily. Ids sort by acceptance."""
         for shelf in self._shelves:
-            yield [i for i in tuple(shelf) if after <= i < before and shelf[i] & 3 != State.HELD]
+            yield [i for i in tuple(shelf) if after <= i < before and state_of(shelf[i]) != State.HELD]
 
     def _spell(self, queue_id: str, ticket: int) -> Entry:
-        lane = self._lanes.rows[ticket >> _LANE_SHIFT & _NAME_MASK]
-        sender = self._senders.rows[ticket >> _SENDER_SHIFT & _NAME_MASK]
-        return Entry(queue_id, ticket >> _DUE_SHIFT, lane, sender, State(ticket & 3))
+        lane = self._lanes.rows[lane_of(ticket)]
+        sender = self._senders.rows[sender_of(ticket)]
+        return Entry(queue_id, due_of(ticket), lane, sender, State(state_of(ticket)))

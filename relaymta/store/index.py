@@ -1,7 +1,7 @@
 """The index: where each waiting message lies, in about eighty octets a message.
 
-Each entry is one integer: the due time, and the numbers of the rest of its name, which many messages share: state,
-lane and sender. It holds no truth: the folders do.
+Each entry is one integer (store.packed): the due time, and the numbers of the rest of its name, which many messages
+share: state, lane and sender. It holds no truth: the folders do.
 """
 
 from __future__ import annotations
@@ -9,12 +9,7 @@ from __future__ import annotations
 from sys import intern
 
 from relaymta.store.numbers import Numbers
-
-_BITS = 24  # sixteen million different lanes or senders in one shard
-_MASK = (1 << _BITS) - 1
-_SENDER = 1
-_LANE = _SENDER + _BITS
-_DUE = _LANE + _BITS
+from relaymta.store.packed import due_of, lane_of, pack, sender_of, state_of
 
 
 class Index:
@@ -36,23 +31,23 @@ class Index:
         entry = self._entries.get(queue_id)
         if entry is None:
             return None
-        lane, sender = self._lanes.rows[entry >> _LANE & _MASK], self._senders.rows[entry >> _SENDER & _MASK]
-        return f"{queue_id},{entry >> _DUE},{'h' if entry & 1 else 'w'},{lane},{sender}"
+        lane, sender = self._lanes.rows[lane_of(entry)], self._senders.rows[sender_of(entry)]
+        return f"{queue_id},{due_of(entry)},{'h' if state_of(entry) else 'w'},{lane},{sender}"
 
     def set(self, queue_id: str, name: str) -> None:
         """Note that a message lies under `name`, a name that store.names has made or understood."""
         self.drop(queue_id)
         _, due, state, lane, sender = name.split(",")
-        self._entries[queue_id] = (
-            int(due) << _DUE
-            | self._lanes.take(intern(lane)) << _LANE  # mostly the very string that its ticket has
-            | self._senders.take(intern(sender)) << _SENDER
-            | (state == "h")
+        self._entries[queue_id] = pack(
+            int(due),
+            self._lanes.take(intern(lane)),  # mostly the very string that its ticket has
+            self._senders.take(intern(sender)),
+            state == "h",
         )
 
     def drop(self, queue_id: str) -> None:
         """Forget a message, if it is known."""
         entry = self._entries.pop(queue_id, None)
         if entry is not None:
-            self._lanes.give(entry >> _LANE & _MASK)
-            self._senders.give(entry >> _SENDER & _MASK)
+            self._lanes.give(lane_of(entry))
+            self._senders.give(sender_of(entry))
