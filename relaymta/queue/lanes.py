@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from relaymta.queue.fairqueue import FairQueue
 from relaymta.queue.settings import LaneLimits, LaneSettings
