@@ -37,7 +37,9 @@ SUSPENSIONS = (60.0, 120.0, 300.0, 600.0, 900.0, 1800.0)  # seconds, the last on
 LINGER = 300.0  # seconds for which an empty lane is remembered; ours
 LINGER_BAD = 7200.0  # the same after failures: above the longest suspension, so that it is not forgotten
 SORT_MAX = 1000  # tickets put into their senders' lines at a time; ours, a fraction of a millisecond
-SHARE_RETRY = 0.25  # seconds until a lane that the host's other workers fill is asked again
+SHARE_RETRY = 0.25  # seconds until a lane that the host's other workers fill is asked again, unless we end an attempt
+SHARE_RETRY_FEW = 0.05  # the same where there are fewer slots than workers, which take turns; ours
+_WANTED = b"wanted "  # before a lane's key: the count of workers that have no slot of it, and mail for it
 
 _FRESH, _TICKET, _UNPROVEN = 0, 1, 2
 
@@ -67,11 +69,17 @@ class Resumed:
 class Share(Protocol):
     """How much of a lane's concurrency other workers of this host have taken (relaymta.board)."""
 
+    columns: int
+    """How many workers there are."""
+
     def take(self, key: bytes, limit: int) -> bool:
         """Count one more, unless that makes more than `limit`."""
 
     def give(self, key: bytes) -> None:
         """Count one less."""
+
+    def count(self, key: bytes) -> int:
+        """How many are counted now."""
 
 
 @define(eq=False, weakref_slot=False)
@@ -98,6 +106,8 @@ class Lane(Generic[T]):
     fresh: FairQueue[T] | None = None
     tickets: FairQueue[str] | None = None
     unsorted: list[str] | None = None
+    crowded: float = 0.0  # until when it slept last because the host's other workers fill it
+    wanted: bool = False  # whether it says so to them, having no slot at all
 
     @property
     def waiting(self) -> int:
@@ -296,10 +306,36 @@ class Lanes(Generic[T]):
             if early > 1e-6:
                 self._sleep(lane, now + early)
                 return False
-        if self._share is not None and not self._share.take(lane.name.encode(), lane.limits.concurrency):
-            self._sleep(lane, now + SHARE_RETRY)
-            return False
-        return True
+        return self._share is None or self._agreed(lane, self._share, now)
+
+    def _agreed(self, lane: Lane[T], share: Share, now: float) -> bool:
+        """Whether the host has a slot more for us; if not, the lane sleeps, or waits for an attempt of its own to end.
+
+        Who has its part of the slots leaves those that come free to workers that have none: else the one that came
+        first, with a long queue, would keep all of them.
+        """
+        key, limit = lane.name.encode(), lane.limits.concurrency
+        yields = not lane.wanted and lane.running >= limit // share.columns and share.count(_WANTED + key) > 0
+        if not yields and share.take(key, limit):
+            self._want(lane, False)
+            return True
+        self._want(lane, not lane.running)
+        if lane.crowded > now:
+            lane.asleep = lane.crowded  # which stands among the sleepers already
+        else:
+            self._sleep(lane, now + (SHARE_RETRY if limit >= share.columns else SHARE_RETRY_FEW))
+            lane.crowded = lane.asleep
+        return False
+
+    def _want(self, lane: Lane[T], wanted: bool) -> None:
+        if self._share is None or wanted is lane.wanted:
+            return
+        lane.wanted = wanted
+        key = _WANTED + lane.name.encode()
+        if wanted:
+            self._share.take(key, self._share.columns)
+        else:
+            self._share.give(key)
 
     def _take(self, lane: Lane[T], ring: int, now: float) -> Slot[T]:
         lane.running += 1
@@ -319,6 +355,8 @@ class Lanes(Generic[T]):
         self._charged[ring] -= 1
         if self._share is not None:
             self._share.give(lane.name.encode())
+            if lane.asleep and lane.asleep == lane.crowded:
+                lane.asleep = 0.0  # one of the slots is free again
         change: Suspended | Resumed | None = None
         if health is Health.GOOD:
             if lane.window < lane.limits.concurrency:
@@ -366,8 +404,10 @@ class Lanes(Generic[T]):
         things = list(lane.fresh)
         self.fresh -= len(things)
         lane.fresh = None
-        if not lane.running and not lane.has_tickets:
-            self._idle(lane, max(lane.used, lane.asleep))
+        if not lane.has_tickets:
+            self._want(lane, False)
+            if not lane.running:
+                self._idle(lane, max(lane.used, lane.asleep))
         return things
 
     # Sleeping and waking

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from relaymta.board import Board
 from relaymta.config import Duration
 from relaymta.queue.fairqueue import FairQueue
 from relaymta.queue.lanes import (
@@ -309,6 +310,8 @@ def test_limits_are_changed_by_a_reload() -> None:
 class Neighbours:
     """A share in which other workers hold `others` of each key."""
 
+    columns = 4
+
     def __init__(self, others: int) -> None:
         self.others = others
         self.mine = 0
@@ -324,6 +327,10 @@ class Neighbours:
         """Count one less."""
         self.mine -= 1
 
+    def count(self, key: bytes) -> int:
+        """Nobody says that he has none."""
+        return 0
+
 
 def test_concurrency_holds_for_the_host() -> None:
     """What other workers have taken of a lane's concurrency is not taken again; the lane asks again shortly after."""
@@ -338,6 +345,89 @@ def test_concurrency_holds_for_the_host() -> None:
     lanes.advance(wake)
     assert len(taken(lanes, wake)) == 3
     assert share.mine == 5
+
+
+def begun(lanes: Lanes[str], now: float = NOW) -> list[Slot[str]]:
+    """The slots of everything that may go now."""
+    found = []
+    while (turn := lanes.next(now)) is not None:
+        found.append(turn.slot)
+    return found
+
+
+def workers_of(count: int, concurrency: int) -> list[Lanes[str]]:
+    """The lanes of workers that share one real board."""
+    board = Board.make(count)
+    settings = LaneSettings(1000, rules=(LaneRule("*", LaneLimits(concurrency)),))
+    return [Lanes(settings, lambda _: "", Board.attach(board, count, column)) for column in range(count)]
+
+
+def test_a_slot_of_ours_that_ends_is_taken_again_at_once() -> None:
+    """Where the host's slots are all taken, by us too, nobody sleeps a quarter of a second for each of them."""
+    one, other = workers_of(2, 4)
+    for number in range(100):
+        one.add("a", "", str(number))
+        other.add("a", "", str(number))
+    running: dict[int, list[Slot[str]]] = {id(one): begun(one), id(other): begun(other)}
+    assert (len(running[id(one)]), len(running[id(other)])) == (4, 0)
+    now, ended = NOW, {id(one): 4, id(other): 0}
+    for _ in range(400):
+        now += 0.01
+        for lanes in (one, other):
+            mine = running[id(lanes)]
+            if mine:
+                lanes.done(mine.pop(0), Health.GOOD, now)
+            lanes.advance(now)
+            more = begun(lanes, now)
+            mine += more
+            ended[id(lanes)] += len(more)
+        assert sum(map(len, running.values())) <= 4
+        if not one.fresh and not other.fresh:
+            break
+    # Two ends in 10 ms, of which none waited: some 100 rounds, and not 200 messages of a quarter of a second.
+    assert ended == {id(one): 100, id(other): 100} and now < NOW + 1.5
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 7])
+def test_a_worker_with_a_long_queue_leaves_slots_to_one_that_has_none(concurrency: int) -> None:
+    """Who comes later to a destination gets its part of the slots, also where attempts there take long."""
+    workers = workers_of(3, concurrency)
+    for number in range(10_000):
+        workers[0].add("a", "", str(number))
+    running: list[list[Slot[str]]] = [begun(workers[0]), [], []]
+    for lanes in workers[1:]:
+        lanes.add("a", "", "late")
+    now, late = NOW, set()
+    for _ in range(100):
+        now += 2.0
+        for position, lanes in enumerate(workers):
+            for slot in running[position]:
+                lanes.done(slot, Health.GOOD, now)
+            running[position] = []
+        for instant in range(100):  # the turns of three reactors, until the next attempts end
+            for position, lanes in enumerate(workers):
+                lanes.advance(now + instant / 100)
+                found = begun(lanes, now + instant / 100)
+                running[position] += found
+                if position and found:
+                    late.add(position)
+        assert sum(map(len, running)) <= concurrency
+        if late == {1, 2}:
+            break
+    assert late == {1, 2} and now < NOW + 20
+
+
+def test_who_has_nothing_left_wants_nothing() -> None:
+    """What waited and went to disk, or was removed, keeps no slot from anybody."""
+    one, other = workers_of(2, 2)
+    for number in range(10):
+        one.add("a", "", str(number))
+    first = begun(one)
+    other.add("a", "", "x")
+    assert begun(other) == [] and other.drain("a") == ["x"]
+    one.done(first[0], Health.GOOD, NOW + 1)
+    one.advance(NOW + 1)
+    assert len(begun(one, NOW + 1)) == 1
 
 
 class LanesMachine(RuleBasedStateMachine):
