@@ -1,7 +1,7 @@
 """The turn of the reactor: what is ready is served, and nothing else is done for each event.
 
 Twisted's own turn makes a logging context for every event, in which whatever is logged bears the prefix of the
-transport that it came from: a tenth of what a small message costs, for a prefix that our log does not have.
+transport that it came from: a twentieth of what a small message costs, for a prefix that our log does not have.
 """
 
 from __future__ import annotations
