@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
@@ -24,7 +25,7 @@ from OpenSSL import SSL
 from relaymta.config import Duration, Size, SocketAddress
 from relaymta.config.loader import Loaded, load
 from relaymta.config.openness import are_everybody, is_changeable, is_wide
-from relaymta.config.privileges import may_write
+from relaymta.config.privileges import may_run, may_write
 from relaymta.config.socketaddress import UNIX_PATH_MAX
 from relaymta.delivery.account import AccountSettings, check_accounts, exposed, unreadable
 from relaymta.delivery.settings import Settings as DeliverySettings
@@ -408,6 +409,9 @@ def refusals(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "delivery.tls_ca", f"{settings.delivery.tls_ca} cannot be read, or holds no certificate (PEM)"
     if settings.user and os.getuid() == 0 and not _exists(pwd.getpwnam, settings.user):
         yield "user", f'there is no user "{settings.user}" on this machine; make it, or write user = "" to stay root'
+    elif settings.worker_count and not may_run(sys.executable, settings.user):
+        program = os.path.realpath(sys.executable)
+        yield "user", f"{settings.user} may not run {program}, as its workers must; use a Python that all may run"
     yield from _closed_folders(settings)
     for position, account in enumerate(settings.accounts):
         for key, said in unreadable(account, settings.user):

@@ -328,6 +328,22 @@ def test_a_user_or_group_that_is_not_there_is_told(file: Path) -> None:
     assert "admin.group" in keys and ("user" in keys) is (os.getuid() == 0)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_a_python_that_the_user_may_not_run_is_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root's own under /root: the daemon started, and each of its workers said "Permission denied" alone."""
+    made = settings(file, f'spool = "{ROOT}"\nephemeral_spool = true\nuser = "nobody"\nworkers = 2\n')
+    monkeypatch.setattr("sys.executable", "/bin/sh")
+    assert "user" not in [key for key, _ in refusals(made)]
+    (tmp_path / "python").symlink_to("/bin/sh")
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    assert ("user", f"nobody may not run {os.path.realpath('/bin/sh')}") in [
+        (key, said.partition(",")[0]) for key, said in refusals(made)
+    ]
+
+
 def test_a_spool_that_a_restart_empties_is_refused_unless_asked_for(file: Path) -> None:
     """A container made anew lost the queue (eight projects): tmpfs and overlay are no place for mail."""
     if not os.path.ismount("/dev/shm"):

@@ -109,7 +109,8 @@ def _shown(row: dict[str, Any]) -> Iterator[str]:
     for entry in row["story"]:
         yield f"  {moment(entry['time'])} {_told(entry)}"
     yield ""
-    yield from (clean(line) for line in row["header"].splitlines())
+    header = row["header"].rstrip("\r\n").replace("\r\n", "\n")  # no splitlines: U+2028 and others end no line of mail
+    yield from (clean(line.expandtabs()) for line in header.split("\n"))
 
 
 def _told(entry: dict[str, Any]) -> str:

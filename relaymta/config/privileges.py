@@ -32,6 +32,11 @@ def may_write(folder: str, user: str) -> bool:
     return _as(user, lambda: os.access(folder, os.W_OK | os.X_OK, effective_ids=True))
 
 
+def may_run(program: str, user: str) -> bool:
+    """Whether `user` may execute the program."""
+    return _as(user, lambda: os.access(program, os.X_OK, effective_ids=True))
+
+
 def is_public(path: str) -> bool:
     """Whether everybody on this machine may read the file; not where it cannot be looked at."""
     try:

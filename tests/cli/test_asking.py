@@ -140,6 +140,15 @@ class AgainstADaemon(TestCase):
         out, err, code = await self.call("queue", "show", "NONE")
         assert (out, err, code) == ("", "relaymta: there is no message NONE in the queue\n", 1)
 
+    async def test_show_prints_a_header_as_people_read_it(self) -> None:
+        """Tabs are blanks; what only Unicode takes for the end of a line is none, and is escaped."""
+        [row] = self.commands["queue.show"]({"ids": [self.ids[0]]})
+        row["header"] = "Received: from x\r\n\tby y\r\nSubject: a\u2028Received: from z\r\n"
+        self.commands["queue.show"] = lambda _: iter([row])
+        out, _, code = await self.call("queue", "show", self.ids[0])
+        assert code == 0
+        assert out.splitlines()[-3:] == ["Received: from x", "        by y", "Subject: a\\u2028Received: from z"]
+
     async def test_hold_release_retry_and_delete(self) -> None:
         """Each says how many; an id that cannot be changed is named, and nothing done to any is exit 1."""
         out, _, code = await self.call("queue", "hold", "--domain", "example.com", "--reason", "spam run")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relaymta.config.privileges import is_public, may_read, may_write, to_let_in
+from relaymta.config.privileges import is_public, may_read, may_run, may_write, to_let_in
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 
@@ -52,6 +52,18 @@ def test_whether_another_user_may_make_files_in_a_folder(folder: Path) -> None:
     assert may_write(str(folder), "nobody")
     folder.chmod(0o756)
     assert not may_write(str(folder), "nobody")
+
+
+@root
+def test_whether_another_user_may_run_a_program(folder: Path) -> None:
+    """A link to a program in a closed directory, as one user's own Python is, is none that others may run."""
+    program, link = folder / "closed" / "program", folder / "link"
+    program.parent.mkdir()
+    write(program, 0o755)
+    link.symlink_to(program)
+    assert may_run(str(link), "nobody")
+    program.parent.chmod(0o700)
+    assert not may_run(str(link), "nobody") and may_run(str(link), "root")
 
 
 def test_what_cannot_be_asked_is_not_held_against_a_file() -> None:
