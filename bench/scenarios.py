@@ -57,6 +57,7 @@ MORE = (
     Scenario("reused-lockstep", pipelining=False),
     Scenario("64k-new", size=64 * KIB, reuse=False, most=20_000),
     Scenario("5mb-new", size=5_000_000, reuse=False, most=300),
+    Scenario("25mb", size=25_000_000, most=100),
     Scenario("destinations", domains=1000, goal=3.0),
 )
 
