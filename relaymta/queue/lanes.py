@@ -443,6 +443,8 @@ class Lanes(Generic[T]):
 
     def _awake(self, lane: Lane[T]) -> None:
         lane.asleep = 0.0
+        if lane.wanted and lane.fresh is None and not lane.has_tickets:
+            self._want(lane, False)  # what was refused a slot went elsewhere
         if lane.suspended:
             lane.suspended, lane.probing = False, True
             lane.window = 1

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -428,6 +428,67 @@ def test_who_has_nothing_left_wants_nothing() -> None:
     one.done(first[0], Health.GOOD, NOW + 1)
     one.advance(NOW + 1)
     assert len(begun(one, NOW + 1)) == 1
+
+
+STEPS = st.tuples(
+    st.sampled_from(["add", "ticket", "enter", "next", "good", "bad", "wait", "drain"]),
+    st.integers(0, 2),
+    st.sampled_from(["a", "b"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@example(1, [("enter", 0, "a"), ("enter", 1, "a")])
+@given(st.integers(1, 4), st.lists(STEPS, min_size=30, max_size=150))
+def test_workers_that_share_slots_never_exceed_them_and_leave_nothing_waiting(
+    concurrency: int, steps: list[tuple[str, int, str]]
+) -> None:
+    """In any order of events; at the end everything has gone, and nobody says any more that it wants a slot."""
+    workers = workers_of(3, concurrency)
+    running: list[list[Slot[str]]] = [[], [], []]
+    now = NOW
+
+    def hold() -> None:
+        for name in ("a", "b"):
+            assert sum(slot[0].name == name for slots in running for slot in slots) <= concurrency
+
+    for serial, (step, which, name) in enumerate(steps):
+        lanes, mine = workers[which], running[which]
+        if step == "add":
+            lanes.add(name, "", str(serial))
+        elif step == "ticket":
+            lanes.add_ticket(name, str(serial))
+        elif step == "enter":
+            slot = lanes.enter(name, now)
+            mine += [slot] if slot is not None else []
+        elif step == "next":
+            turn = lanes.next(now)
+            mine += [turn.slot] if turn is not None else []
+        elif step in ("good", "bad") and mine:
+            lanes.done(mine.pop(0), Health.GOOD if step == "good" else Health.BAD, now)
+        elif step == "drain":
+            lanes.drain(name)
+        elif step == "wait":
+            now += 0.1
+            for one in workers:
+                one.advance(now)
+        hold()
+    for _ in range(2000):
+        for lanes, mine in zip(workers, running, strict=True):
+            while mine:
+                lanes.done(mine.pop(), Health.GOOD, now)
+            lanes.advance(now)
+            mine += begun(lanes, now)
+        hold()
+        if not any(running) and not any(one.fresh or one.tickets for one in workers):
+            break
+        now += 1.0
+    assert not any(running) and not any(one.fresh or one.tickets for one in workers)
+    for one in workers:
+        one.advance(now + 1.0)
+    assert not any(lane.wanted for one in workers for lane in one._lanes.values())
+    board = workers[0]._share
+    assert board is not None and not any(board.count(key) for key in (b"a", b"b", b"wanted a", b"wanted b"))
 
 
 class LanesMachine(RuleBasedStateMachine):
