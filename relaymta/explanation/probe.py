@@ -30,6 +30,7 @@ from relaymta.explanation.tls import needed
 from relaymta.explanation.way import Target
 from relaymta.mail.address import Address, sender_path
 from relaymta.mail.reply import Reply
+from relaymta.net.pair import alternatives
 from relaymta.routing.route import Transport
 from relaymta.smtp.actions import Action, Answer, Close, Opened, Refused, Stage, StartTls, Trouble, Write
 from relaymta.smtp.client import RelaySender, SessionError
@@ -289,12 +290,9 @@ def certificate_facts(sender: RelaySender) -> dict[str, Any]:
 
 
 def _certificate_facts(certificate: x509.Certificate) -> dict[str, Any]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        known = [str(one) for one in names.get_values_for_type(x509.DNSName)]
-        known += [str(one) for one in names.get_values_for_type(x509.IPAddress)]
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
-        known = []
+    names = alternatives(certificate)
+    known = [] if names is None else [str(one) for one in names.get_values_for_type(x509.DNSName)]
+    known += [] if names is None else [str(one) for one in names.get_values_for_type(x509.IPAddress)]
     return {
         "subject": _common_name(certificate.subject),
         "issuer": _common_name(certificate.issuer),

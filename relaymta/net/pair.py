@@ -115,9 +115,9 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 def dns_names(certificate: x509.Certificate) -> list[str]:
     """The DNS names of its subjectAltName; its common name where it has none (RFC 6125 §6.4.4)."""
-    alternatives = _alternatives(certificate)
-    if alternatives is not None:
-        names = alternatives.get_values_for_type(x509.DNSName)
+    found = alternatives(certificate)
+    if found is not None:
+        names = found.get_values_for_type(x509.DNSName)
         if names:
             return [name.lower() for name in names]
     return [name.lower() for name in common_names(certificate)]
@@ -125,11 +125,11 @@ def dns_names(certificate: x509.Certificate) -> list[str]:
 
 def all_names(certificate: x509.Certificate) -> tuple[str, ...]:
     """DNS names and mailboxes of its subjectAltName, as they stand there; its common name where there is none."""
-    alternatives = _alternatives(certificate)
-    if alternatives is None:
+    found = alternatives(certificate)
+    if found is None:
         return tuple(common_names(certificate))
-    found = (*alternatives.get_values_for_type(x509.DNSName), *alternatives.get_values_for_type(x509.RFC822Name))
-    return tuple(dict.fromkeys(found)) or tuple(common_names(certificate))
+    names = (*found.get_values_for_type(x509.DNSName), *found.get_values_for_type(x509.RFC822Name))
+    return tuple(dict.fromkeys(names)) or tuple(common_names(certificate))
 
 
 def common_names(certificate: x509.Certificate) -> list[str]:
@@ -154,7 +154,8 @@ def _covers(pattern: str, name: str) -> bool:
     return bool(label) and parent == pattern[2:]
 
 
-def _alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+def alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    """Its subjectAltName; None without one that can be read."""
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, *_UNREADABLE):  # an extension that cannot be read names nobody
